@@ -1,0 +1,5 @@
+"""``python -m schedopt``."""
+
+from schedopt.cli import main
+
+main()

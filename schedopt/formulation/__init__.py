@@ -1,0 +1,1 @@
+"""Formulations of the scheduling problem that solvers work on."""

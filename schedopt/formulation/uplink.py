@@ -1,0 +1,152 @@
+r"""The uplink in closed form: spectral efficiency, energy and marginal values of one upload.
+
+With u = M ln2 / (T·W) (nats per second and hertz), an upload of M bits in T seconds over W hertz needs
+
+    p = (N0 W / gain)(e^u − 1),     E = p T = E0 · m(u),   m(u) = (e^u − 1)/u,   E0 = N0 M ln2 / gain,
+
+so its energy depends on u alone and E0 is the least energy at any bandwidth (formulation 4b; physics in :mod:`schedopt.physics`).
+At a bandwidth price ν (per Hz) and an energy price ξ (per J) the best u at a given T solves x(u) = ν·gain/(ξ N0 T) with
+x(u) = u e^u − e^u + 1, hence u = 1 + W0((x − 1)/e). The two inverses below are table look-ups polished by Newton steps: they are
+called on millions of values. Tested in ``tests/test_uplink.py`` against Lambert's W and finite differences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from schedopt.problem import FloatArray, ProblemArrays
+
+__all__ = [
+    "LN2",
+    "UplinkChoice",
+    "Uploads",
+    "energy_shape",
+    "inverse_energy_shape",
+    "inverse_price_shape",
+    "price_shape",
+    "uploads_of",
+]
+
+LN2 = float(np.log(2.0))
+_SMALL = 1e-3
+_U_MIN, _U_MAX = 1e-9, 600.0
+
+
+def price_shape(u: FloatArray) -> FloatArray:
+    """x(u) = u e^u − e^u + 1 ≥ 0, increasing; series near zero, where the closed form cancels."""
+    u = np.asarray(u, float)
+    series = u * u * (0.5 + u * (1.0 / 3.0 + u * (0.125 + u / 30.0)))
+    return np.where(u < _SMALL, series, u * np.exp(u) - np.expm1(u))
+
+
+def energy_shape(u: FloatArray) -> FloatArray:
+    """m(u) = (e^u − 1)/u ≥ 1, increasing; m(0) = 1."""
+    u = np.asarray(u, float)
+    safe = np.where(u > 0, u, 1.0)
+    return np.where(u > 0, np.expm1(safe) / safe, 1.0)
+
+
+def _energy_excess(u: FloatArray) -> FloatArray:
+    """m(u) − 1 without cancellation."""
+    series = u * (0.5 + u * (1.0 / 6.0 + u * (1.0 / 24.0 + u / 120.0)))
+    return np.where(u < _SMALL, series, np.expm1(u) / np.maximum(u, _SMALL) - 1.0)
+
+
+_U_TABLE = np.geomspace(_U_MIN, _U_MAX, 6000)
+_LOG_U = np.log(_U_TABLE)
+_LOG_X = np.log(price_shape(_U_TABLE))
+_LOG_M = np.log(_energy_excess(_U_TABLE))
+
+
+def inverse_price_shape(x: FloatArray) -> FloatArray:
+    """u ≥ 0 with x(u) = x; 0 for x ≤ 0, capped at 600 (x = +inf)."""
+    x = np.asarray(x, float)
+    log_x = np.log(np.clip(x, 1e-300, 1e280))
+    u = np.exp(np.interp(log_x, _LOG_X, _LOG_U))
+    for _ in range(2):
+        value = price_shape(u)
+        u = np.clip(u + (log_x - np.log(value)) * value / (u * np.exp(u)), _U_MIN, _U_MAX)
+    return np.where(x > 0, u, 0.0)
+
+
+def inverse_energy_shape(m: FloatArray) -> FloatArray:
+    """u ≥ 0 with m(u) = m; 0 for m ≤ 1, capped at 600."""
+    excess = np.asarray(m, float) - 1.0
+    log_excess = np.log(np.clip(excess, 1e-300, 1e280))
+    u = np.exp(np.interp(log_excess, _LOG_M, _LOG_U))
+    for _ in range(2):
+        value = _energy_excess(u)
+        slope = price_shape(u) / (u * u)
+        u = np.clip(u + (log_excess - np.log(value)) * value / slope, _U_MIN, _U_MAX)
+    return np.where(excess > 0, u, 0.0)
+
+
+@dataclass(frozen=True)
+class UplinkChoice:
+    """Best use of the uplink at given upload times: arrays broadcast over them.
+
+    ``efficiency`` u, ``bandwidth_hz``, ``energy_j``, ``cost`` = ξE + νW, and ``slope`` = d cost / dT (never positive but at the power
+    limit).
+    """
+
+    efficiency: FloatArray
+    bandwidth_hz: FloatArray
+    energy_j: FloatArray
+    cost: FloatArray
+    slope: FloatArray
+
+
+@dataclass(frozen=True)
+class Uploads:
+    """Constants of a set of uploads, arrays of one shape: ``bits`` M, ``noise_over_gain`` N0/gain, ``max_power_w``; band in Hz."""
+
+    bits: FloatArray
+    noise_over_gain: FloatArray
+    max_power_w: FloatArray
+    band_hz: float
+
+    def take(self, index: object) -> Uploads:
+        """The uploads at ``index``."""
+        return Uploads(self.bits[index], self.noise_over_gain[index], self.max_power_w[index], self.band_hz)
+
+    @property
+    def base_energy_j(self) -> FloatArray:
+        """E0 = N0 M ln2 / gain, the energy of an upload over unlimited bandwidth."""
+        return self.noise_over_gain * self.bits * LN2
+
+    @property
+    def shortest_s(self) -> FloatArray:
+        """Least upload time: full power over the whole band, in seconds."""
+        return self.bits * LN2 / (self.band_hz * np.log1p(self.max_power_w / (self.noise_over_gain * self.band_hz)))
+
+    def best(self, time_s: FloatArray, energy_price: FloatArray, bandwidth_price: FloatArray) -> UplinkChoice:
+        """Cheapest bandwidth (and so power) for uploads that take ``time_s`` ≥ :attr:`shortest_s`.
+
+        ``energy_price`` ξ > 0 per J and ``bandwidth_price`` ν ≥ 0 per Hz broadcast with the uploads.
+        """
+        nats = self.bits * LN2
+        lowest = nats / (time_s * self.band_hz)
+        highest = np.maximum(inverse_energy_shape(self.max_power_w * time_s / (self.noise_over_gain * nats)), lowest)
+        free = inverse_price_shape(bandwidth_price / (energy_price * self.noise_over_gain * time_s))
+        u = np.clip(free, lowest, highest)
+        bandwidth = nats / (time_s * u)
+        energy = self.base_energy_j * energy_shape(u)
+        cost = energy_price * energy + bandwidth_price * bandwidth
+        x = price_shape(u)
+        # at fixed bandwidth dE/dT = −(N0/gain) W x(u); at the power limit E = p_max T and W follows from it
+        slope = -energy_price * self.noise_over_gain * bandwidth * x
+        at_limit = energy_price * self.max_power_w - bandwidth_price * nats * (u + energy_shape(u) * u * u / x) / (time_s * u) ** 2
+        return UplinkChoice(u, bandwidth, energy, cost, np.where(free > highest, at_limit, slope))
+
+
+def uploads_of(arrays: ProblemArrays, device: np.ndarray, task: np.ndarray, end: np.ndarray) -> Uploads:
+    """Constants of the uploads of assignments (index arrays of one shape) that are aggregated at instants ``end``."""
+    gain = arrays.gain[device, end - 1]
+    return Uploads(
+        np.broadcast_to(arrays.model_bits[task], gain.shape),
+        arrays.noise_w_per_hz / gain,
+        np.broadcast_to(arrays.max_power_w[device], gain.shape),
+        arrays.bandwidth_hz,
+    )

@@ -1,0 +1,132 @@
+"""The protocol that optimisers and heuristics share: ``solve(problem, settings=…, seed=…, progress=…) -> SolveResult``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from schedopt.constraints import validate_schedule
+from schedopt.objective import evaluate_objective
+from schedopt.problem import Problem
+from schedopt.result import IterationRecord, SolveResult, SolveStatus
+from schedopt.schedule import Schedule
+
+__all__ = ["Incumbent", "ProgressCallback", "Solver", "SolverSettings", "TimeLimitReached"]
+
+ProgressCallback = Callable[[IterationRecord], None]
+
+
+@dataclass(frozen=True)
+class SolverSettings:
+    """Settings of every solver, each with its default and meaning."""
+
+    #: conic backend of the convex subproblems: clarabel, ecos, scs or mosek
+    backend: str = "clarabel"
+    #: wall-clock limit in seconds; None = the solver's own end
+    time_limit_s: float | None = None
+    #: whether to spend effort on a proven lower bound until ``target_gap``
+    certify: bool = False
+    #: relative gap at which a certified solve stops
+    target_gap: float = 0.005
+    #: cap on the iterations of the solver's main loop
+    max_iterations: int = 200
+
+    def __post_init__(self) -> None:
+        if self.time_limit_s is not None and not self.time_limit_s > 0:
+            raise ValueError(f"time_limit_s = {self.time_limit_s}; must be positive")
+        if not 0 <= self.target_gap < 1:
+            raise ValueError(f"target_gap = {self.target_gap}; must be in [0, 1)")
+        if self.max_iterations < 1:
+            raise ValueError(f"max_iterations = {self.max_iterations}; must be at least 1")
+
+
+class Solver(Protocol):
+    """A solver variant."""
+
+    name: str
+
+    def solve(
+        self, problem: Problem, *, settings: SolverSettings, seed: int = 0, progress: ProgressCallback | None = None
+    ) -> SolveResult:
+        """Return the best schedule found; infeasibility and interruption are values of the result."""
+        ...
+
+
+class TimeLimitReached(Exception):
+    """Raised inside a solver when its time is up; the incumbent is what remains."""
+
+
+#: Relative tolerance at which a schedule is accepted as incumbent: well inside what validators outside use.
+INCUMBENT_TOLERANCE = 1e-9
+
+
+@dataclass
+class Incumbent:
+    """The best feasible schedule so far, the proven bound, the clock and the history of one solve.
+
+    Only schedules that the exact validator accepts enter; so whatever interrupts a solver, what is held can be returned.
+    """
+
+    problem: Problem
+    settings: SolverSettings
+    progress: ProgressCallback | None = None
+    schedule: Schedule | None = None
+    objective: float = np.inf
+    lower_bound: float = -np.inf
+    iteration: int = 0
+    history: list[IterationRecord] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the solve began."""
+        return time.monotonic() - self.started
+
+    def check_time(self) -> None:
+        """Raise :class:`TimeLimitReached` when the limit has passed."""
+        if self.settings.time_limit_s is not None and self.elapsed_s > self.settings.time_limit_s:
+            raise TimeLimitReached
+
+    def offer(self, schedule: Schedule) -> bool:
+        """Take ``schedule`` if it is feasible and better than what is held; tell whether it was taken."""
+        evaluation = evaluate_objective(self.problem, schedule)
+        if not evaluation.objective < self.objective:
+            return False
+        report = validate_schedule(self.problem, schedule, tolerance=INCUMBENT_TOLERANCE, evaluation=evaluation)
+        if not report.feasible:
+            return False
+        self.schedule, self.objective = schedule.sorted(), evaluation.objective
+        return True
+
+    def raise_lower_bound(self, value: float) -> None:
+        """Record a proven lower bound."""
+        self.lower_bound = max(self.lower_bound, value)
+
+    def record(self, phase: str) -> None:
+        """Append to the history and tell the progress callback."""
+        entry = IterationRecord(self.iteration, self.elapsed_s, self.objective, self.lower_bound, phase)
+        self.history.append(entry)
+        if self.progress is not None:
+            self.progress(entry)
+
+    def result(self, solver: str, status: SolveStatus, *, seed: int, reason: str = "", **extra: object) -> SolveResult:
+        """The outcome: infeasible if nothing feasible is held, else ``status``."""
+        if self.schedule is None and status is SolveStatus.SOLVED:
+            status = SolveStatus.INFEASIBLE
+        return SolveResult(
+            status=status,
+            schedule=self.schedule,
+            objective=self.objective,
+            solver=solver,
+            lower_bound=self.lower_bound if np.isfinite(self.lower_bound) else None,
+            iterations=self.iteration,
+            wall_s=self.elapsed_s,
+            seed=seed,
+            reason=reason,
+            history=tuple(self.history),
+            **extra,  # type: ignore[arg-type]
+        )
