@@ -98,5 +98,5 @@ def evaluate_physics(problem: Problem, schedule: Schedule) -> AssignmentPhysics:
         rate_bps=rate,
         receive_j=a.receive_power_w[i] * receive_s,
         compute_j=compute_energy_j(a.capacitance[i], cycles, s.steps, s.batch, s.freq_hz),
-        upload_j=s.power_w * upload_s,
+        upload_j=np.multiply(s.power_w, upload_s, out=np.full(len(s), np.inf), where=s.power_w > 0),
     )

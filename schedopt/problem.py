@@ -64,12 +64,13 @@ def _integer(value: Any) -> Any:
     return value
 
 
-_Finite = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-Positive = Annotated[_Finite, Field(gt=0)]
-NonNegative = Annotated[_Finite, Field(ge=0)]
-_Int = Annotated[int, BeforeValidator(_integer)]
-PositiveInt = Annotated[_Int, Field(ge=1, le=10**12)]
-NonNegativeInt = Annotated[_Int, Field(ge=0, le=10**12)]
+# limits before the validators: only next to the type do they reach pydantic's core (fast) and the published JSON Schema
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(_number)]
+PositiveInt = Annotated[int, Field(ge=1, le=10**12), BeforeValidator(_integer)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=10**12), BeforeValidator(_integer)]
+SlotCount = Annotated[int, Field(ge=1, le=MAX_SLOTS), BeforeValidator(_integer)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -80,7 +81,7 @@ class _Model(BaseModel):
 class Horizon(_Model):
     """G slots of ``slot_s`` seconds; instants are 0..G."""
 
-    slots: Annotated[PositiveInt, Field(le=MAX_SLOTS)]
+    slots: SlotCount
     """Number of slots G."""
     slot_s: Positive
     """Length of a slot τ in seconds."""
@@ -144,7 +145,7 @@ class DeviceTask(_Model):
     """δ_ij: bound on ‖∇L_i − ∇F‖."""
     gradient_drift: NonNegative = 0.0
     """Δ_ij: bound on the change of ∇L_i per slot."""
-    weight: Annotated[NonNegative, Field(le=1)] | None = None
+    weight: Fraction | None = None
     """λ_ij; default samples_ij / Σ_i samples_ij; they sum to one over the devices of a task."""
 
 

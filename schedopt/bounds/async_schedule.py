@@ -78,7 +78,8 @@ class Aggregates:
 
 
 def _sum_at(shape: tuple[int, int], rows: IntArray, columns: IntArray, values: FloatArray) -> FloatArray:
-    return np.bincount(rows * shape[1] + columns, weights=values, minlength=shape[0] * shape[1]).reshape(shape)
+    # without any row NumPy counts in integers
+    return np.bincount(rows * shape[1] + columns, weights=values, minlength=shape[0] * shape[1]).reshape(shape).astype(float)
 
 
 def aggregate(arrays: ProblemArrays, schedule: Schedule) -> Aggregates:

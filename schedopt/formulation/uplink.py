@@ -45,7 +45,7 @@ def energy_shape(u: FloatArray) -> FloatArray:
     """m(u) = (e^u − 1)/u ≥ 1, increasing; m(0) = 1."""
     u = np.asarray(u, float)
     safe = np.where(u > 0, u, 1.0)
-    return np.where(u > 0, np.expm1(safe) / safe, 1.0)
+    return np.where(u > 0, np.expm1(np.minimum(safe, 700.0)) / safe, 1.0)
 
 
 def _energy_excess(u: FloatArray) -> FloatArray:

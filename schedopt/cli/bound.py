@@ -1,0 +1,101 @@
+"""``schedopt bound``: every bound evaluator on a schedule, term by term."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from schedopt.cli.options import json_option
+from schedopt.cli.output import Screen, number, print_json
+
+if TYPE_CHECKING:
+    from schedopt.bounds.base import BoundValue
+    from schedopt.problem import Problem
+
+__all__ = ["command", "uncertified_reasons"]
+
+#: Tasks side by side in one table; more would not fit on a terminal.
+TASKS_PER_TABLE = 5
+
+
+@click.command("bound", short_help="Evaluate the convergence bounds of a schedule.")
+@click.argument("schedule_path", metavar="SCHEDULE", type=click.Path())
+@json_option
+def command(schedule_path: str, as_json: bool) -> None:
+    """Evaluate every convergence bound of SCHEDULE, a schedule.json: term by term, with its conditions.
+
+    "bound_sharp" has the sharper participation term, in which full synchronous uploads carry no participation error; the objective
+    uses "bound".
+    """
+    import numpy as np
+
+    from schedopt.io import load_schedule
+    from schedopt.registry import bound_names, get_bound
+
+    file = load_schedule(schedule_path)
+    with np.errstate(all="ignore"):  # absurd but legal numbers may overflow; the values say so
+        bounds = [get_bound(name).evaluate(file.problem, file.schedule) for name in bound_names()]
+    if as_json:
+        print_json({"problem": file.problem.name, "bounds": [_bound_dict(file.problem, bound) for bound in bounds]})
+        return
+    screen = Screen()
+    screen.line(f"{file.problem.name}: {len(file.schedule)} assignments")
+    for bound in bounds:
+        _print_bound(screen, file.problem, bound)
+
+
+def uncertified_reasons(problem: Problem, bound: BoundValue, j: int) -> list[str]:
+    """Why the bound of task ``j`` is not certified; empty if it is."""
+    if bound.certified[j]:
+        return []
+    reasons = [] if problem.arrays.delta_rule[j] else ["aggregation is mixing"]
+    if bound.total[j] == float("inf"):
+        reasons.append("never trained")
+    if problem.objective.participation != "instant":
+        reasons.append(f"participation is {problem.objective.participation}")
+    if (problem.arrays.term_scale < 1).any():
+        reasons.append("a term_scale is below 1")
+    reasons += [f"{c.name} fails ({number(c.value[j])} > {number(c.limit)})" for c in bound.conditions if not c.holds[j]]
+    return reasons or ["not covered by the theorem"]
+
+
+def _bound_dict(problem: Problem, bound: BoundValue) -> dict[str, Any]:
+    return {
+        "name": bound.name,
+        "conditions": {c.name: c.statement for c in bound.conditions},
+        "tasks": {task.name: _task_dict(problem, bound, j) for j, task in enumerate(problem.tasks)},
+    }
+
+
+def _task_dict(problem: Problem, bound: BoundValue, j: int) -> dict[str, Any]:
+    """One task's bound; null is infinite (never trained)."""
+    return {
+        "bound": bound.total[j],
+        "certified": bound.certified[j],
+        "reasons": uncertified_reasons(problem, bound, j),
+        **{name: values[j] for name, values in bound.extra.items()},
+        "terms": dict(zip(bound.term_names, bound.terms[j], strict=True)),
+        "raw_terms": dict(zip(bound.term_names, bound.raw_terms[j], strict=True)),
+        "conditions": {c.name: {"value": c.value[j], "limit": c.limit, "holds": c.holds[j]} for c in bound.conditions},
+    }
+
+
+def _print_bound(screen: Screen, problem: Problem, bound: BoundValue) -> None:
+    for first in range(0, len(problem.tasks), TASKS_PER_TABLE):
+        tasks = range(first, min(first + TASKS_PER_TABLE, len(problem.tasks)))
+        head = (bound.name, *(problem.tasks[j].name for j in tasks))
+        screen.table(head, [(label, *(cells[j] for j in tasks)) for label, cells in _rows(bound)])
+    for j, task in enumerate(problem.tasks):
+        reasons = uncertified_reasons(problem, bound, j)
+        screen.line(f"{task.name}: {'not certified: ' + '; '.join(reasons) if reasons else 'certified'}")
+
+
+def _rows(bound: BoundValue) -> list[tuple[str, list[str]]]:
+    """Label and one cell per task: the terms' shares, their total, what else is known, the conditions."""
+    rows = [(f"term {name}", [number(v) for v in bound.terms[:, k]]) for k, name in enumerate(bound.term_names)]
+    rows.append(("bound", [number(v) for v in bound.total]))
+    rows += [(name, [number(v) for v in values]) for name, values in bound.extra.items()]
+    rows += [(f"{c.name} (<= {number(c.limit)})", [number(v) for v in c.value]) for c in bound.conditions]
+    rows.append(("certified", ["yes" if yes else "no" for yes in bound.certified]))
+    return rows

@@ -1,0 +1,86 @@
+"""``schedopt generate``: a random but physical problem."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import click
+
+from schedopt.cli.options import FiniteRange, json_option, output_option, seed_option
+from schedopt.cli.output import STDOUT, Screen, print_json, write_output
+from schedopt.errors import InputError
+
+__all__ = ["command"]
+
+_COUNT = click.IntRange(min=1)
+
+
+@click.command("generate", short_help="Make a random but physical problem.")
+@click.option("--devices", type=_COUNT, metavar="N", help="Number of devices.")
+@click.option("--tasks", type=_COUNT, metavar="N", help="Number of tasks.")
+@click.option("--slots", type=_COUNT, metavar="N", help="Number of slots.")
+@click.option("--slot-s", type=FiniteRange(min=0, min_open=True), metavar="S", help="Length of a slot in seconds.")
+@click.option("--name", help="Name of the problem.")
+@click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE", help="Any other setting; may be repeated.")
+@seed_option
+@output_option("Write the problem here (.json or .json.gz; - is standard output).  [default: -]")
+@json_option
+def command(output: str | None, seed: int, changes: tuple[str, ...], as_json: bool, **named: Any) -> None:
+    """Make a random but physical problem: cell geometry, path loss, fading, CPU classes, data sizes.
+
+    Without -o the problem goes to standard output. "--set help" lists the settings with their defaults.
+    """
+    from schedopt.generate import GenerateSettings, generate_problem
+    from schedopt.io import check_output, problem_text
+
+    fields = {field.name: field for field in dataclasses.fields(GenerateSettings)}
+    if "help" in changes:
+        _list_settings(fields, as_json=as_json)
+        return
+    target = output or STDOUT
+    if target != STDOUT:
+        check_output(target)
+    values = {name: value for name, value in named.items() if value is not None}
+    values |= dict(_parse_change(GenerateSettings, fields, change) for change in changes)
+    try:
+        settings = GenerateSettings(**values)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    problem = generate_problem(settings, seed)
+    write_output(target, problem_text(problem))
+    if target == STDOUT:
+        return
+    if as_json:
+        print_json({"name": problem.name, "digest": problem.digest, "seed": seed, "output": target})
+    else:
+        Screen().line(f"{problem.name}: written to {target}")
+
+
+def _list_settings(fields: dict[str, dataclasses.Field[Any]], *, as_json: bool) -> None:
+    defaults = {name: None if field.default is dataclasses.MISSING else field.default for name, field in fields.items()}
+    if as_json:
+        print_json(defaults)
+        return
+    for name, default in defaults.items():
+        Screen().line(f"{name} = {json.dumps(default, default=str)}")
+
+
+def _parse_change(settings: type[Any], fields: dict[str, dataclasses.Field[Any]], change: str) -> tuple[str, Any]:
+    """``FIELD=VALUE`` as the field's name and a value of its type; VALUE is JSON, or plain text for a string."""
+    from typing import get_type_hints
+
+    from pydantic import TypeAdapter, ValidationError
+
+    name, equals, text = change.partition("=")
+    if not equals or name not in fields:
+        raise InputError(f"--set {change}: must be FIELD=VALUE with FIELD one of {', '.join(fields)}")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    try:
+        return name, TypeAdapter(get_type_hints(settings)[name]).validate_python(value)
+    except ValidationError as error:
+        raise InputError(f"--set {change}: {error.errors()[0]['msg']}") from error

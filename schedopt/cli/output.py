@@ -1,0 +1,166 @@
+"""Standard output and standard error: JSON objects, tables, one-line errors."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import click
+
+from schedopt.errors import InputError
+
+__all__ = [
+    "STDOUT",
+    "Screen",
+    "flush_output",
+    "number",
+    "plain",
+    "print_json",
+    "print_text",
+    "report_error",
+    "silence_output",
+    "tolerate_encoding",
+    "write_output",
+]
+
+#: As the name of an output file: standard output.
+STDOUT = "-"
+
+#: Columns of a table that goes to a file or a pipe.
+PIPE_WIDTH = 160
+
+
+def one_line(text: str) -> str:
+    """``text`` without line breaks or other control characters, which names in a file may hold."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def report_error(message: str, exit_code: int, *, as_json: bool) -> int:
+    """Print one line on stderr (with ``as_json`` also an object on stdout) and return ``exit_code``."""
+    line = one_line(message)
+    click.echo(f"schedopt: error: {line}", err=True)
+    if as_json:
+        try:
+            print_json({"error": line, "exit_code": exit_code})
+            flush_output()
+        except (OSError, InputError):  # stdout is what failed; stderr has said it
+            silence_output()
+    return exit_code
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON has it: NumPy values become Python's, numbers that JSON lacks (infinite, undefined) become null."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    return value
+
+
+def print_json(data: dict[str, Any]) -> None:
+    """One JSON object on stdout."""
+    print_text(json.dumps(plain(data), indent=2, allow_nan=False) + "\n")
+
+
+def print_text(text: str) -> None:
+    """``text`` on stdout as UTF-8, whatever the locale says: it is a file's content."""
+    with writing_stdout():
+        click.echo(text.encode(), nl=False)
+
+
+def write_output(path: str, text: str) -> None:
+    """Write ``text`` to the file ``path``, or to stdout if it is ``-``."""
+    from schedopt.io import write_text
+
+    if path == STDOUT:
+        print_text(text)
+    else:
+        write_text(path, text)
+
+
+class Screen:
+    """Lines and tables for people, on stdout or stderr; names from files are printed as they are, control characters escaped."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        from rich.console import Console
+
+        # a file or a pipe has no width: no reason to wrap a table at 80 columns
+        stream = sys.stderr if stderr else sys.stdout
+        width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+        self.console = Console(file=stream, markup=False, emoji=False, highlight=False, width=width)
+
+    def line(self, text: str = "") -> None:
+        """One line, never wrapped."""
+        with writing_stdout():
+            self.console.out(one_line(text), highlight=False)
+
+    def table(self, head: Sequence[str], rows: Iterable[Sequence[str]], *, left: Sequence[int] = (0,)) -> None:
+        """A table; the columns in ``left`` are aligned left, the others right."""
+        from rich.table import Table
+
+        table = Table()
+        for k, title in enumerate(head):
+            table.add_column(one_line(title), justify="left" if k in left else "right")
+        for row in rows:
+            table.add_row(*(one_line(cell) for cell in row))
+        with writing_stdout():
+            self.console.print(table)
+
+    @contextlib.contextmanager
+    def progress(self, title: str) -> Iterator[Callable[[str], None] | None]:
+        """A function that shows a live line on a terminal; None elsewhere."""
+        if not self.console.is_terminal:
+            yield None
+            return
+        with self.console.status(f"{title} ...") as status:
+            yield lambda text: status.update(f"{title}: {text}")
+
+
+def number(value: float | None) -> str:
+    """A number for people: four significant digits."""
+    if value is None or math.isnan(value):
+        return "-"
+    return "infinite" if math.isinf(value) else f"{value:.4g}"
+
+
+def tolerate_encoding() -> None:
+    """Print what the terminal's encoding lacks as an escape instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def flush_output() -> None:
+    """Flush stdout. Raises :class:`~schedopt.errors.InputError` if it cannot take what was printed (a full disk)."""
+    with writing_stdout():
+        sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def writing_stdout() -> Iterator[None]:
+    """Turn a failure of stdout into an error of ours; a closed pipe stays ``BrokenPipeError``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EPIPE or error.filename is not None:
+            raise
+        silence_output()
+        raise InputError(f"standard output: {error.strerror or error}") from error
+
+
+def silence_output() -> None:
+    """Send stdout nowhere, lest the interpreter try to flush it once more on its way out."""
+    with contextlib.suppress(OSError, ValueError):  # ValueError: stdout is no real file
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(descriptor, sys.stdout.fileno())
+        os.close(descriptor)

@@ -1,0 +1,201 @@
+"""``schedopt solve``: a problem in, a schedule and a table out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from schedopt.cli.options import FiniteRange, json_option, output_option, seed_option
+from schedopt.cli.output import STDOUT, Screen, number, print_json, write_output
+from schedopt.cli.signals import interruptible
+from schedopt.errors import InfeasibleError, SolverError
+from schedopt.registry import DEFAULT_SOLVER, solver_names
+
+if TYPE_CHECKING:
+    from schedopt.objective import Evaluation
+    from schedopt.problem import Problem
+    from schedopt.result import IterationRecord, SolveResult
+    from schedopt.schedule import Schedule
+
+__all__ = ["command"]
+
+BACKENDS = ("clarabel", "ecos", "scs", "mosek")
+MODES = ("weighted", "min_energy", "min_bound")
+
+
+@click.command("solve", short_help="Find a schedule for a problem.")
+@click.argument("problem_path", metavar="PROBLEM", type=click.Path())
+@output_option("Write the schedule here (.json or .json.gz; - is standard output). Without it only the table is printed.")
+@click.option("--solver", metavar="NAME", default=DEFAULT_SOLVER, show_default=True, help=f"One of {', '.join(solver_names())}.")
+@click.option("--backend", type=click.Choice(BACKENDS), help="Conic solver of the convex subproblems.  [default: clarabel]")
+@click.option("--mode", type=click.Choice(MODES), help="Solve in this mode instead of the problem's objective.mode.")
+@click.option("--certify", is_flag=True, help="Spend effort on a proven lower bound.")
+@click.option(
+    "--time-limit", type=FiniteRange(min=0, min_open=True), metavar="S", help="Stop after S seconds with the best schedule found."
+)
+@seed_option
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    problem_path: str,
+    output: str | None,
+    solver: str,
+    backend: str | None,
+    mode: str | None,
+    certify: bool,
+    time_limit: float | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Find a schedule for PROBLEM, a problem.json (or .json.gz).
+
+    Ctrl-C (or SIGTERM) stops the solver; the best schedule found so far is still written, marked "interrupted", and the exit code is
+    130. With "-o - --json" the object on standard output is the schedule file.
+    """
+    from schedopt.io import check_output, load_problem
+    from schedopt.registry import get_solver
+    from schedopt.sca.conic import check_backend
+    from schedopt.solvers.base import SolverSettings
+
+    if output not in (None, STDOUT):
+        check_output(output, inputs=(problem_path,))
+    problem = _with_mode(load_problem(problem_path), mode)
+    chosen = get_solver(solver)
+    if backend is not None:
+        check_backend(backend)
+    settings = SolverSettings(backend=backend or "clarabel", time_limit_s=time_limit, certify=certify)
+    with interruptible() as interrupts:
+        with Screen(stderr=True).progress(solver) as show:
+            progress = None if show is None else lambda record: show(_progress_text(record))
+            result = chosen.solve(problem, settings=settings, seed=seed, progress=progress)
+        interrupts.armed = False
+        _deliver(problem, result, output, as_json=as_json)
+    if result.interrupted:
+        ctx.exit(130)
+
+
+def _with_mode(problem: Problem, mode: str | None) -> Problem:
+    """The problem in another mode, checked anew: each mode has its own needs."""
+    from schedopt.files import parse_problem
+
+    if mode is None:
+        return problem
+    data = problem.to_dict()
+    data["objective"]["mode"] = mode
+    return parse_problem(data)
+
+
+def _progress_text(record: IterationRecord) -> str:
+    return (
+        f"iteration {record.iteration}, {record.elapsed_s:.1f} s, objective {number(record.objective)},"
+        f" lower bound {number(record.lower_bound)}, {record.phase}"
+    )
+
+
+def _deliver(problem: Problem, result: SolveResult, output: str | None, *, as_json: bool) -> None:
+    """Write the schedule and print the summary, or say why there is none."""
+    from schedopt.io import schedule_text
+    from schedopt.objective import evaluate_objective
+
+    if result.schedule is None:
+        _refuse(result)
+        return
+    schedule = result.schedule.sorted()
+    evaluation = evaluate_objective(problem, schedule)
+    if output is not None:
+        write_output(output, schedule_text(problem, schedule, result, evaluation=evaluation))
+    if as_json and output != STDOUT:
+        print_json(_summary(problem, schedule, result, evaluation, output))
+    elif not as_json:
+        _print_tables(problem, schedule, result, evaluation, output)
+
+
+def _refuse(result: SolveResult) -> None:
+    """Raise what says why there is no schedule."""
+    from schedopt.result import SolveStatus
+
+    if result.status is SolveStatus.INTERRUPTED:
+        raise click.Abort
+    if result.status is SolveStatus.TIME_LIMIT:
+        raise SolverError(f"no feasible schedule found within the time limit ({result.wall_s:.1f} s); allow more with --time-limit")
+    raise InfeasibleError(f"infeasible: {result.reason or 'no feasible schedule was found'}")
+
+
+def _summary(
+    problem: Problem, schedule: Schedule, result: SolveResult, evaluation: Evaluation, output: str | None
+) -> dict[str, Any]:
+    """The object of ``--json``: the result of the schedule file and how it looks by task."""
+    from schedopt.files import result_to_dict
+
+    stated = result_to_dict(problem, result, evaluation)
+    for j, task in enumerate(problem.tasks):
+        stated["tasks"][task.name] |= _task_profile(schedule, j)
+    return {
+        "problem": problem.name,
+        "mode": problem.objective.mode,
+        "status": result.status.name.lower(),
+        "output": output,
+        **stated,
+        "lower_bound_method": result.lower_bound_method,
+    }
+
+
+def _task_profile(schedule: Schedule, j: int) -> dict[str, Any]:
+    """How the assignments of task ``j`` look on average; None where there are none."""
+    import numpy as np
+
+    mine = schedule.take(schedule.task == j)
+    staleness, counts = np.unique(mine.staleness, return_counts=True)
+    return {
+        "mean_steps": float(mine.steps.mean()) if len(mine) else None,
+        "mean_batch": float(mine.batch.mean()) if len(mine) else None,
+        "staleness": {str(k): int(n) for k, n in zip(staleness, counts, strict=True)},
+    }
+
+
+def _print_tables(
+    problem: Problem, schedule: Schedule, result: SolveResult, evaluation: Evaluation, output: str | None
+) -> None:
+    # with the schedule itself on stdout, what is for people goes to stderr
+    screen = Screen(stderr=output == STDOUT)
+    screen.line(f"{problem.name}: {result.status.value}")
+    screen.line(f"objective     {number(evaluation.objective)} ({problem.objective.mode})")
+    screen.line(f"lower bound   {_bound_text(result)}")
+    screen.line(f"energy        {number(evaluation.energy_j)} J")
+    screen.line(f"solver        {_solver_text(result)}")
+    head = ("task", "bound", "certified", "energy J", "assigned", "steps", "batch", "staleness: count")
+    screen.table(head, _task_rows(problem, schedule, evaluation), left=(0, 7))
+    if output not in (None, STDOUT):
+        screen.line(f"written to {output}")
+
+
+def _bound_text(result: SolveResult) -> str:
+    if result.lower_bound is None:
+        return "none proven (try --certify)"
+    method = f" by {result.lower_bound_method}" if result.lower_bound_method else ""
+    gap = "" if result.gap is None else f"; proven within {max(100 * result.gap, 0.0):.2g} % of optimal"
+    return f"{number(result.lower_bound)}{method}{gap}"
+
+
+def _solver_text(result: SolveResult) -> str:
+    backend = f" ({result.backend})" if result.backend else ""
+    residual = "" if result.kkt_residual is None else f", KKT residual {result.kkt_residual:.1e}"
+    return f"{result.solver}{backend}, {result.iterations} iterations, {result.wall_s:.1f} s, seed {result.seed}{residual}"
+
+
+def _task_rows(problem: Problem, schedule: Schedule, evaluation: Evaluation) -> Iterator[tuple[str, ...]]:
+    for j, task in enumerate(problem.tasks):
+        profile = _task_profile(schedule, j)
+        yield (
+            task.name,
+            number(float(evaluation.bound.total[j])),
+            "yes" if evaluation.bound.certified[j] else "no",
+            number(float(evaluation.task_energy_j[j])),
+            str(evaluation.task_assignments[j]),
+            number(profile["mean_steps"]),
+            number(profile["mean_batch"]),
+            ", ".join(f"{k}: {n}" for k, n in profile["staleness"].items()),
+        )

@@ -1,0 +1,476 @@
+r"""Candidate assignments, their best resources at given prices, and the best plan of every device (formulation 4b).
+
+At prices of energy, bandwidth, aggregation weight h and noise, a candidate assignment s = (device, task, start, end) costs
+
+    min over e, y = eB, T_ul, W of   −π h(e) + ρ n(e, y) + ξ E(y, T_ul, W) + ν W,
+
+where n(e, y) = F(e) + K(e)·e/y collects the terms of Theorem 1 that are sums over assignments. For each e this is convex: y and W have
+closed forms, and one root in T_ul remains. The cheapest plan of a device is then a shortest path over instants. Everything is
+vectorised over candidates, steps and devices. Tested in ``tests/test_candidates.py`` against brute force.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from schedopt.bounds.async_schedule import (
+    C1_LIMIT,
+    LOCAL_DRIFT_FACTOR,
+    LOCAL_NOISE_FACTOR,
+    prox_step_square_sum,
+    prox_step_sum,
+)
+from schedopt.formulation.resources import MARGIN, monotone_root
+from schedopt.formulation.uplink import LN2, Uploads, energy_shape, uploads_of
+from schedopt.problem import TERMS, FloatArray, IntArray, Problem, ProblemArrays
+
+__all__ = [
+    "Candidates",
+    "Columns",
+    "Paths",
+    "Priced",
+    "Prices",
+    "best_paths",
+    "build_candidates",
+    "make_columns",
+    "price",
+    "steps_limit",
+]
+
+#: Up to this many numbers of steps are all tried; beyond, a geometric grid of about this size.
+MAX_STEP_GRID = 48
+_CHUNK = 1 << 17
+_TIME_TOLERANCE = 1e-7
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Prices at which candidates compete.
+
+    ``energy``: per J, shape (I,), positive; ``bandwidth``: per Hz and slot, shape (G,); ``value``: worth of one unit of h of device i in
+    task j, shape (I, J); ``noise``: price of one unit of the scaled error terms of task j, shape (J,). Optional, shape (J, G+1):
+    ``instant_h`` price of h aggregated at an instant, ``span_h`` price of h·κ at each instant it spans, ``instant_noise`` price of
+    noise N aggregated at an instant.
+    """
+
+    energy: FloatArray
+    bandwidth: FloatArray
+    value: FloatArray
+    noise: FloatArray
+    instant_h: FloatArray | None = None
+    span_h: FloatArray | None = None
+    instant_noise: FloatArray | None = None
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """All assignments that can be carried out alone, parallel arrays of shape (n,), and the grid of steps, shape (J, m).
+
+    ``available_s``: time for compute plus upload; ``uploads``: constants of the uploads; ``scale``: multipliers of the terms.
+    """
+
+    arrays: ProblemArrays
+    device: IntArray
+    task: IntArray
+    start: IntArray
+    end: IntArray
+    available_s: FloatArray
+    uploads: Uploads
+    #: (J, m): steps tried per task (0 = no entry), ascending, and the first steps of the block that each entry ends
+    steps: IntArray
+    block: IntArray
+    #: error terms that are linear in h (scaled): shape (n,)
+    linear_error: FloatArray
+    scale: dict[str, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.device)
+
+    @property
+    def staleness(self) -> IntArray:
+        """κ, shape (n,)."""
+        return self.end - 1 - self.start
+
+    def take(self, index: object) -> Candidates:
+        """The candidates at ``index``."""
+        names = ("device", "task", "start", "end", "available_s", "linear_error")
+        cut = {name: getattr(self, name)[index] for name in names}
+        return Candidates(self.arrays, **cut, uploads=self.uploads.take(index), steps=self.steps, block=self.block, scale=self.scale)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Candidates with chosen resources, arrays of one shape: a point of the feasible set of each.
+
+    ``candidate``: index into :class:`Candidates`; ``steps`` e, ``work`` y = eB, ``upload_s``, ``bandwidth_hz``, ``energy_j``; ``h``;
+    ``error``: its scaled sum of error terms; ``noise``: its share of N_g.
+    """
+
+    candidate: IntArray
+    steps: FloatArray
+    work: FloatArray
+    upload_s: FloatArray
+    bandwidth_hz: FloatArray
+    energy_j: FloatArray
+    h: FloatArray
+    error: FloatArray
+    noise: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.candidate)
+
+    def take(self, index: object) -> Columns:
+        """The columns at ``index``."""
+        return Columns(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+    def concat(self, other: Columns) -> Columns:
+        """Both sets."""
+        return Columns(*(np.concatenate([getattr(self, n), getattr(other, n)]) for n in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class Priced:
+    """Best resources of each candidate at some prices: ``cost`` reached by ``columns``, ``lower`` ≤ the true minimum, shape (n,)."""
+
+    cost: FloatArray
+    lower: FloatArray
+    columns: Columns
+
+
+def steps_limit(problem: Problem) -> IntArray:
+    """Largest number of steps of each task: ``max_steps``, and C1 where conditions are enforced; shape (J,), 0 = none allowed."""
+    a = problem.arrays
+    limit = a.max_steps.astype(float)
+    if problem.objective.enforce_conditions:
+        limit = np.minimum(limit, np.floor(C1_LIMIT / (a.learning_rate * a.smoothness) * (1.0 + MARGIN)))
+    return limit.astype(np.int64)
+
+
+def step_grid(limits: IntArray) -> tuple[IntArray, IntArray]:
+    """Steps to try per task and the block of steps that each stands for, both (J, m); unused entries are zero."""
+    rows = []
+    for limit in limits:
+        if limit <= MAX_STEP_GRID:
+            rows.append(np.arange(1, limit + 1))
+        else:
+            rows.append(np.unique(np.round(np.geomspace(1, limit, MAX_STEP_GRID)).astype(np.int64)))
+    width = max((len(row) for row in rows), default=0)
+    steps = np.zeros((len(rows), max(width, 1)), dtype=np.int64)
+    block = np.zeros_like(steps)
+    for j, row in enumerate(rows):
+        steps[j, : len(row)] = row
+        block[j, : len(row)] = np.concatenate([[1], row[:-1] + 1])[: len(row)]
+    return steps, block
+
+
+def build_candidates(problem: Problem) -> Candidates:
+    """All (device, task, start, end) that some choice of resources makes possible, ordered by device, task, end and length."""
+    a = problem.arrays
+    limit = steps_limit(problem)
+    longest = int(min(a.max_staleness.max() + 1, a.slots))
+    device, task, end, length = (x.ravel() for x in np.indices((a.num_devices, a.num_tasks, a.slots, longest), dtype=np.int64))
+    end, length = end + 1, length + 1
+    keep = a.has_data[device, task] & (length <= end) & (length - 1 <= a.max_staleness[task]) & (limit[task] >= 1)
+    keep &= (a.samples[device, task] >= a.min_batch[task]) & (a.aggregation_weight[device, task] > 0)
+    device, task, end, length = device[keep], task[keep], end[keep], length[keep]
+    uploads = uploads_of(a, device, task, end)
+    available = (length * a.slot_s - a.model_bits[task] / a.downlink_bps[device]) * (1.0 - MARGIN)
+    fastest = a.cycles_per_sample[device, task] * a.min_batch[task] / a.freq_max_hz[device] * (1.0 + MARGIN)
+    shortest = uploads.shortest_s * (1.0 + MARGIN)
+    possible = (shortest <= a.slot_s * (1.0 - MARGIN)) & (shortest + fastest <= available)
+    steps, block = step_grid(limit)
+    scale = dict(zip(TERMS, a.term_scale.tolist(), strict=True))
+    kappa = (length - 1).astype(float)
+    drift = a.gradient_drift[device, task] ** 2 + a.mean_gradient_drift[task] ** 2 / 16.0
+    linear = scale["data"] * 2.0 * kappa**2 * drift
+    if problem.objective.participation == "instant":
+        linear = linear + scale["part"] * 2.0 * a.dissimilarity[device, task] ** 2
+    everything = Candidates(a, device, task, end - length, end, available, uploads, steps, block, linear, scale)
+    return everything.take(possible)
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """(candidate, steps) pairs to price, flat arrays: constants of min_y,T  fixed + Ke/y + ξ E_cmp(y, T_c) + upload(T_ul)."""
+
+    candidate: IntArray
+    steps: FloatArray
+    fixed: FloatArray
+    ke: FloatArray
+    energy_price: FloatArray
+    bandwidth_price: FloatArray
+    capacitance: FloatArray
+    cycles: FloatArray
+    freq_min: FloatArray
+    freq_max: FloatArray
+    work_low: FloatArray
+    work_high: FloatArray
+    available_s: FloatArray
+    low_s: FloatArray
+    high_s: FloatArray
+    uploads: Uploads
+
+    def take(self, index: object) -> _Cells:
+        cut = {n: getattr(self, n)[index] for n in self.__dataclass_fields__ if n != "uploads"}
+        return _Cells(**cut, uploads=self.uploads.take(index))
+
+
+def _best_work(cells: _Cells, time_s: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Best y at compute time ``time_s``: y, its cost Ke/y + ξ E_cmp, and −d cost/d time (all of the cells' shape).
+
+    E_cmp = ½κ c y max(f_min, c y/T)² is convex with a kink at y0 = f_min T/c; both branches have closed-form minimisers.
+    """
+    c, f_min, weight = cells.cycles, cells.freq_min, cells.energy_price * cells.capacitance
+    kink = f_min * time_s / c
+    fast = np.sqrt(np.sqrt(cells.ke / (1.5 * weight * c)) * time_s / c)
+    slow = np.sqrt(cells.ke / (0.5 * weight * c)) / f_min
+    ceiling = cells.freq_max * time_s / c
+    wanted = np.where(fast > kink, fast, np.minimum(slow, kink))
+    y = np.clip(wanted, cells.work_low, np.minimum(cells.work_high, np.maximum(ceiling, cells.work_low)))
+    freq = np.maximum(f_min, c * y / time_s)
+    marginal_noise = cells.ke / (y * y)
+    cost = marginal_noise * y + 0.5 * weight * c * y * freq * freq
+    share = np.where(y > kink, 1.0, np.where(y < kink, 0.0, np.clip(marginal_noise / (weight * c * f_min * f_min) - 0.5, 0.0, 1.0)))
+    slope = share * weight * freq**3
+    capped = (wanted > ceiling) & (ceiling < cells.work_high)
+    slope = slope + np.where(capped, np.maximum(marginal_noise - 1.5 * weight * c * freq * freq, 0.0) * cells.freq_max / c, 0.0)
+    return y, cost, slope
+
+
+def _cells(candidates: Candidates, prices: Prices, first: IntArray, last: IntArray) -> _Cells:
+    """Every allowed pair of a candidate and a block of steps ``first``..``last`` (both (n, m), 0 = none) with its constants.
+
+    The constants bound the cost of all steps of a block from below; they are exact where first = last.
+    """
+    a, j, i = candidates.arrays, candidates.task, candidates.device
+    row, column = np.nonzero(last > 0)
+    i, j = i[row], j[row]
+    e_low, e_high = first[row, column].astype(float), last[row, column].astype(float)
+    eta, theta, beta = a.learning_rate[j], a.server_weight[i, j], a.smoothness[j]
+    shrink = eta * a.prox[j]
+    h_low, h_high = eta * theta * prox_step_sum(e_low, shrink), eta * theta * prox_step_sum(e_high, shrink)
+    value = _value_of_h(candidates, prices)[row]
+    noise_price = prices.noise[j]
+    local = candidates.scale["local"] * 2.0 * (beta * eta) ** 2
+    delta2, variance = a.dissimilarity[i, j] ** 2, a.gradient_variance[i, j]
+    per_noise = noise_price * candidates.scale["noise"] * beta
+    if prices.instant_noise is not None:
+        per_noise = per_noise + prices.instant_noise[j, candidates.end[row]]
+
+    def k_of(e: FloatArray, h: FloatArray) -> FloatArray:
+        spread = noise_price * local * LOCAL_NOISE_FACTOR * e * h + per_noise * (eta * theta) ** 2 * prox_step_square_sum(e, shrink)
+        return spread * variance
+
+    samples = a.samples[i, j].astype(float)
+    fixed = -np.where(value > 0, value * h_high, value * h_low)
+    fixed = fixed + noise_price * h_low * (candidates.linear_error[row] + local * LOCAL_DRIFT_FACTOR * e_low**2 * delta2)
+    fixed = fixed - k_of(e_high, h_high) / samples
+    fixed = fixed + prices.energy[i] * a.receive_power_w[i] * a.model_bits[j] / a.downlink_bps[i]
+    cycles, available = a.cycles_per_sample[i, j], candidates.available_s[row]
+    work_low = e_low * a.min_batch[j]
+    uploads = candidates.uploads.take(row)
+    low_s = uploads.shortest_s * (1.0 + MARGIN)
+    high_s = np.minimum(a.slot_s * (1.0 - MARGIN), available - cycles * work_low / a.freq_max_hz[i] * (1.0 + MARGIN))
+    cells = _Cells(
+        candidate=row,
+        steps=e_high,
+        fixed=fixed,
+        ke=k_of(e_low, h_low) * e_low,
+        energy_price=prices.energy[i],
+        bandwidth_price=prices.bandwidth[candidates.end[row] - 1],
+        capacitance=a.capacitance[i],
+        cycles=cycles,
+        freq_min=a.freq_min_hz[i],
+        freq_max=a.freq_max_hz[i],
+        work_low=work_low,
+        work_high=e_high * samples,
+        available_s=available,
+        low_s=low_s,
+        high_s=high_s,
+        uploads=uploads,
+    )
+    return cells.take(low_s <= high_s)
+
+
+def _value_of_h(candidates: Candidates, prices: Prices) -> FloatArray:
+    """Worth of one unit of h of each candidate, shape (n,)."""
+    j, kappa = candidates.task, candidates.staleness
+    value = prices.value[candidates.device, j]
+    if prices.instant_h is not None:
+        value = value - prices.instant_h[j, candidates.end]
+    if prices.span_h is not None:
+        total = np.cumsum(prices.span_h, axis=1)
+        value = value - kappa * (total[j, candidates.end - 1] - total[j, candidates.start])
+    return value
+
+
+def _solve_cells(cells: _Cells) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Best upload time of each cell, the cost there, and a lower bound of the least cost (tangents of a convex function)."""
+
+    def evaluate(part: _Cells, time_s: FloatArray) -> tuple[FloatArray, FloatArray]:
+        upload = part.uploads.best(time_s, part.energy_price, part.bandwidth_price)
+        _, cost, slope = _best_work(part, part.available_s - time_s)
+        return part.fixed + cost + upload.cost, upload.slope + slope
+
+    times = cells.high_s.copy()
+    cost, slope = evaluate(cells, times)
+    lower = cost.copy()
+    inside = np.flatnonzero(slope > 0)
+    if len(inside):
+        sub = cells.take(inside)
+        tolerance = _TIME_TOLERANCE * float(sub.high_s.max())
+        low, high = monotone_root(lambda t: evaluate(sub, t)[1], sub.low_s, sub.high_s, tolerance, steps=40)
+        (cost_low, slope_low), (cost_high, slope_high) = evaluate(sub, low), evaluate(sub, high)
+        width = high - low
+        lower[inside] = np.maximum(cost_low + np.minimum(slope_low, 0.0) * width, cost_high - np.maximum(slope_high, 0.0) * width)
+        pick_low = cost_low < cost_high
+        times[inside], cost[inside] = np.where(pick_low, low, high), np.minimum(cost_low, cost_high)
+    return times, cost, np.minimum(lower, cost)
+
+
+def _promising(cells: _Cells, count: int) -> np.ndarray:
+    """Cells that can hold the best steps of a candidate of negative cost: cheap bounds from both ends of the upload time."""
+    at_high = cells.uploads.best(cells.high_s, cells.energy_price, cells.bandwidth_price)
+    _, compute_low, _ = _best_work(cells, cells.available_s - cells.low_s)
+    _, compute_high, _ = _best_work(cells, cells.available_s - cells.high_s)
+    lower = cells.fixed + at_high.cost + compute_low
+    upper = cells.fixed + at_high.cost + compute_high
+    best = np.full(count, np.inf)
+    np.minimum.at(best, cells.candidate, upper)
+    return lower <= np.minimum(best, 0.0)[cells.candidate]
+
+
+def price(candidates: Candidates, prices: Prices, *, for_bound: bool = False) -> Priced:
+    """Least cost of every candidate at ``prices``; candidates that cannot have a negative cost get cost +inf and lower 0.
+
+    With ``for_bound`` the numbers of steps between the points of a coarse grid are covered too, so that ``lower`` holds for all.
+    """
+    n = len(candidates)
+    cost, lower = np.full(n, np.inf), np.zeros(n)
+    best = [np.zeros(n) for _ in range(2)]
+    per_chunk = max(1, _CHUNK // candidates.steps.shape[1])
+    for begin in range(0, n, per_chunk):
+        part = slice(begin, min(begin + per_chunk, n))
+        chosen = candidates.take(part)
+        last = candidates.steps[chosen.task]
+        cells = _cells(chosen, prices, candidates.block[chosen.task] if for_bound else last, last)
+        cells = cells.take(_promising(cells, part.stop - begin))
+        if not len(cells.candidate):
+            continue
+        times, value, bound = _solve_cells(cells)
+        order = np.lexsort((value, cells.candidate))
+        first = order[np.unique(cells.candidate[order], return_index=True)[1]]
+        where = begin + cells.candidate[first]
+        cost[where] = value[first]
+        np.minimum.at(lower, begin + cells.candidate, bound)
+        best[0][where], best[1][where] = cells.steps[first], times[first]
+    found = np.flatnonzero(np.isfinite(cost))
+    columns = _columns(candidates.take(found), found, best[0][found], best[1][found], prices)
+    return Priced(cost, np.minimum(lower, 0.0), columns)
+
+
+def _columns(candidates: Candidates, index: IntArray, steps: FloatArray, times: FloatArray, prices: Prices) -> Columns:
+    """Columns at the chosen steps and upload times, with the closed-form work and bandwidth."""
+    chosen = steps.astype(np.int64)[:, None]
+    cells = _cells(candidates, prices, chosen, chosen)
+    times = np.clip(times, cells.low_s, cells.high_s)
+    work, _, _ = _best_work(cells, cells.available_s - times)
+    upload = cells.uploads.best(times, cells.energy_price, cells.bandwidth_price)
+    return make_columns(candidates, index, steps, work, times, upload.bandwidth_hz)
+
+
+def make_columns(
+    candidates: Candidates, index: IntArray, steps: FloatArray, work: FloatArray, upload_s: FloatArray, bandwidth_hz: FloatArray
+) -> Columns:
+    """Columns of ``candidates`` (whose indices are ``index``) with given e, y = eB, T_ul (s) and W (Hz); energy, h and errors follow."""
+    a, i, j = candidates.arrays, candidates.device, candidates.task
+    eta, theta, beta = a.learning_rate[j], a.server_weight[i, j], a.smoothness[j]
+    shrink = eta * a.prox[j]
+    h = eta * theta * prox_step_sum(steps, shrink)
+    sigma2 = a.gradient_variance[i, j] * np.maximum(steps / work - 1.0 / a.samples[i, j], 0.0)
+    noise = (eta * theta) ** 2 * prox_step_square_sum(steps, shrink) * sigma2
+    local = LOCAL_NOISE_FACTOR * steps * sigma2 + LOCAL_DRIFT_FACTOR * steps**2 * a.dissimilarity[i, j] ** 2
+    scale = candidates.scale
+    error = h * candidates.linear_error + scale["local"] * 2.0 * h * (beta * eta) ** 2 * local + scale["noise"] * beta * noise
+    cycles = a.cycles_per_sample[i, j] * work
+    freq = np.maximum(a.freq_min_hz[i], cycles / (candidates.available_s - upload_s))
+    nats = candidates.uploads.bits * LN2
+    upload_j = candidates.uploads.base_energy_j * energy_shape(nats / (upload_s * bandwidth_hz))
+    receive_j = a.receive_power_w[i] * a.model_bits[j] / a.downlink_bps[i]
+    energy = 0.5 * a.capacitance[i] * cycles * freq**2 + upload_j + receive_j
+    return Columns(index, steps, work, upload_s, bandwidth_hz, energy, h, error, noise)
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Best plan of every device: ``value`` ≤ 0, shape (I,); ``chosen``: candidate indices of all plans; ``regret``, shape (n,): how
+    much more a device pays if it must use the candidate (0 on a best plan, +inf without a cost)."""
+
+    value: FloatArray
+    chosen: IntArray
+    regret: FloatArray
+
+
+def best_paths(candidates: Candidates, cost: FloatArray) -> Paths:
+    """Cheapest set of disjoint candidates of every device: weighted interval scheduling by dynamic programming over instants.
+
+    ``cost``: shape (n,), +inf = not available. Ties go to the idle slot, then to the shorter candidate.
+    """
+    a = candidates.arrays
+    length = candidates.end - candidates.start
+    longest = int(length.max(initial=1))
+    best, pick = _cheapest_task(candidates, cost, longest)
+    forward, take = _forward(best)
+    backward = _backward(best)
+    through = forward[candidates.device, candidates.start] + cost + backward[candidates.device, candidates.end]
+    chosen = []
+    position = np.full(a.num_devices, a.slots)
+    rows = np.arange(a.num_devices)
+    while np.any(position > 0):
+        slot = np.maximum(position - 1, 0)
+        span = np.where(position > 0, take[rows, slot], 0)
+        use = span > 0
+        chosen.append(pick[rows[use], slot[use], span[use] - 1])
+        position = np.where(position > 0, position - np.maximum(span, 1), 0)
+    value = forward[:, -1]
+    index = np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, dtype=np.int64)
+    return Paths(value, index, through - value[candidates.device])
+
+
+def _cheapest_task(candidates: Candidates, cost: FloatArray, longest: int) -> tuple[FloatArray, IntArray]:
+    """Cheapest candidate per (device, last slot, length): cost and index, shape (I, G, L)."""
+    a = candidates.arrays
+    shape = (a.num_devices, a.slots, longest)
+    flat = np.ravel_multi_index((candidates.device, candidates.end - 1, candidates.end - candidates.start - 1), shape)
+    best, pick = np.full(int(np.prod(shape)), np.inf), np.full(int(np.prod(shape)), -1, dtype=np.int64)
+    order = np.lexsort((candidates.task, cost, flat))
+    first = order[np.unique(flat[order], return_index=True)[1]]
+    best[flat[first]], pick[flat[first]] = cost[first], first
+    return best.reshape(shape), pick.reshape(shape)
+
+
+def _forward(best: FloatArray) -> tuple[FloatArray, IntArray]:
+    """Least cost of slots 0..g−1, shape (I, G+1), and the length of the candidate that ends there (0 = idle), shape (I, G)."""
+    devices, slots, longest = best.shape
+    value, take = np.zeros((devices, slots + 1)), np.zeros((devices, slots), dtype=np.int64)
+    for g in range(1, slots + 1):
+        spans = min(longest, g)
+        options = np.concatenate(
+            [value[:, g - 1 : g], best[:, g - 1, :spans] + value[:, g - 1 - np.arange(spans)]], axis=1
+        )
+        take[:, g - 1] = np.argmin(options, axis=1)
+        value[:, g] = options.min(axis=1)
+    return value, take
+
+
+def _backward(best: FloatArray) -> FloatArray:
+    """Least cost of slots g..G−1, shape (I, G+1)."""
+    devices, slots, longest = best.shape
+    value = np.zeros((devices, slots + 1))
+    for g in range(slots - 1, -1, -1):
+        spans = np.arange(min(longest, slots - g))
+        options = best[:, g + spans, spans] + value[:, g + spans + 1]
+        value[:, g] = np.minimum(value[:, g + 1], options.min(axis=1, initial=np.inf))
+    return value

@@ -1,0 +1,271 @@
+"""Files: the only library module that opens any.
+
+Reading refuses at once, in one line, what is no regular file, too large, not UTF-8, not strict JSON or not what ``formats`` says; a
+UTF-8 byte order mark is skipped, and gzip is recognised by content. Writing is whole or not at all (temporary file in the same
+directory, fsync, rename), so that what was on disk stays there until the new file is complete; a name ending in ``.gz`` is gzipped.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import os
+import secrets
+import stat
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from schedopt.errors import InputError
+from schedopt.files import ScheduleFile, parse_problem, parse_schedule, schedule_to_dict
+from schedopt.jsontext import dumps, parse_object, preview
+from schedopt.objective import Evaluation
+from schedopt.problem import PROBLEM_SCHEMA, Problem
+from schedopt.result import SolveResult
+from schedopt.schedule import SCHEDULE_SCHEMA, Schedule
+
+__all__ = [
+    "MAX_EXPANDED_BYTES",
+    "MAX_FILE_BYTES",
+    "ScheduleFile",
+    "check_output",
+    "load_any",
+    "load_problem",
+    "load_schedule",
+    "problem_text",
+    "save_problem",
+    "save_schedule",
+    "schedule_text",
+    "write_text",
+]
+
+#: A larger file on disk is refused unread.
+MAX_FILE_BYTES = 64 * 2**20
+
+#: A gzipped file may expand to this much.
+MAX_EXPANDED_BYTES = 2**30
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_CHUNK = 2**20
+
+PathLike = str | os.PathLike[str]
+
+
+def load_problem(path: PathLike) -> Problem:
+    """Read ``problem.json`` (or ``.json.gz``).
+
+    Raises :class:`~schedopt.errors.InputError` with one line: the file, where in it, which value, what is allowed.
+    """
+    with _naming(path):
+        return parse_problem(_read_object(path))
+
+
+def load_schedule(path: PathLike) -> ScheduleFile:
+    """Read ``schedule.json`` (or ``.json.gz``); errors as :func:`load_problem`."""
+    with _naming(path):
+        return parse_schedule(_read_object(path))
+
+
+def load_any(path: PathLike) -> Problem | ScheduleFile:
+    """Read a problem or a schedule, whichever the file's ``schema`` says; errors as :func:`load_problem`."""
+    with _naming(path):
+        data = _read_object(path)
+        schema = data.get("schema")
+        if schema == PROBLEM_SCHEMA:
+            return parse_problem(data)
+        if schema == SCHEDULE_SCHEMA:
+            return parse_schedule(data)
+        stated = f"schema = {preview(schema)}" if "schema" in data else "schema: missing"
+        raise InputError(f'{stated}; must be "{PROBLEM_SCHEMA}" or "{SCHEDULE_SCHEMA}"')
+
+
+def problem_text(problem: Problem) -> str:
+    """The text of ``problem.json``."""
+    return dumps(problem.to_dict())
+
+
+def schedule_text(
+    problem: Problem, schedule: Schedule, result: SolveResult | None = None, *, evaluation: Evaluation | None = None
+) -> str:
+    """The text of ``schedule.json``; arguments as :func:`~schedopt.files.schedule_to_dict`."""
+    return dumps(schedule_to_dict(problem, schedule, result, evaluation=evaluation))
+
+
+def save_problem(path: PathLike, problem: Problem) -> None:
+    """Write ``problem.json``, gzipped if ``path`` ends in ``.gz``; errors as :func:`write_text`."""
+    write_text(path, problem_text(problem))
+
+
+def save_schedule(
+    path: PathLike,
+    problem: Problem,
+    schedule: Schedule,
+    result: SolveResult | None = None,
+    *,
+    evaluation: Evaluation | None = None,
+) -> None:
+    """Write ``schedule.json``, gzipped if ``path`` ends in ``.gz``; arguments as :func:`schedule_text`, errors as :func:`write_text`."""
+    write_text(path, schedule_text(problem, schedule, result, evaluation=evaluation))
+
+
+@contextmanager
+def _naming(path: PathLike) -> Iterator[None]:
+    """Put the file's name in front of what is wrong with it."""
+    name = os.fspath(path)
+    try:
+        if not name or "\0" in name:
+            raise InputError("not a file name")
+        yield
+    except InputError as error:
+        raise InputError(f"{name or repr(name)}: {error}") from error.__cause__
+    except OSError as error:
+        raise InputError(f"{name}: {error.strerror or error}") from error
+    except MemoryError:
+        raise InputError(f"{name}: too large for the memory of this machine") from None
+
+
+def _read_object(path: PathLike) -> dict[str, Any]:
+    data = _read_bytes(path)
+    if data.startswith(_GZIP_MAGIC):
+        data = _expand(data)
+    start = len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
+    try:
+        text = str(memoryview(data)[start:], "utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"byte {start + error.start} = 0x{data[start + error.start]:02x}: not UTF-8 text") from None
+    del data  # a large file need not be in memory twice
+    return parse_object(text)
+
+
+def _read_bytes(path: PathLike) -> bytes:
+    """The bytes of a regular file of sensible size; whatever else ``path`` is (a pipe, a device) is not even opened."""
+    _require_regular(os.stat(path))
+    # opened without waiting and looked at again: what is at ``path`` may have changed in between
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(descriptor, "rb") as file:
+        info = os.fstat(descriptor)
+        _require_regular(info)
+        _require_size(info.st_size)
+        data = file.read(MAX_FILE_BYTES + 1)  # the stated size of some regular files (/proc) is wrong
+    _require_size(len(data))
+    return data
+
+
+def _require_regular(info: os.stat_result) -> None:
+    if stat.S_ISDIR(info.st_mode):
+        raise InputError("is a directory; must be a file")
+    if not stat.S_ISREG(info.st_mode):
+        raise InputError("not a regular file (a pipe, a device or a socket); must be a file")
+
+
+def _require_size(size: int) -> None:
+    if size > MAX_FILE_BYTES:
+        stated = f"{size:,} bytes ({size / 2**20:.1f} MiB)"
+        raise InputError(f"{stated}; must be at most {MAX_FILE_BYTES // 2**20} MiB (larger schedules can be gzipped)")
+
+
+def _expand(data: bytes) -> bytearray:
+    """Decompress, never beyond the limit."""
+    # the trailer states the size (modulo 4 GiB), so an honest bomb is refused before it is expanded
+    _require_expanded(int.from_bytes(data[-4:], "little"))
+    result = bytearray()
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+            while chunk := file.read(_CHUNK):
+                result += chunk
+                _require_expanded(len(result))
+    except EOFError:
+        raise InputError("gzip: the file ends too early") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"gzip: {error}") from None
+    return result
+
+
+def _require_expanded(size: int) -> None:
+    if size > MAX_EXPANDED_BYTES:
+        raise InputError(f"gzip: expands to {size / 2**20:,.0f} MiB or more; must be at most {MAX_EXPANDED_BYTES // 2**20:,} MiB")
+
+
+def check_output(path: PathLike, *, inputs: tuple[PathLike, ...] = ()) -> None:
+    """Refuse now a ``path`` that :func:`write_text` could not write later, or that is one of the ``inputs``.
+
+    Raises :class:`~schedopt.errors.InputError`.
+    """
+    with _naming(path):
+        target = _target(path)
+        if target.exists() and any(os.path.exists(other) and os.path.samefile(target, other) for other in inputs):
+            raise InputError("is the input; the output must be another file")
+        probe = _temporary(target)
+        try:
+            probe.touch(exist_ok=False)
+        finally:
+            probe.unlink(missing_ok=True)
+
+
+def write_text(path: PathLike, text: str) -> None:
+    """Write ``text`` as UTF-8, gzipped if ``path`` ends in ``.gz``; the file is whole or, after an error, as it was.
+
+    A link is followed; the mode of an existing file is kept. Raises :class:`~schedopt.errors.InputError`.
+    """
+    with _naming(path):
+        data = text.encode()
+        _replace(_target(path), _compress(data) if os.fspath(path).endswith(".gz") else data)
+
+
+def _target(path: PathLike) -> Path:
+    """The file that is really written: links followed, and refused unless it is absent or a regular file one may write."""
+    target = Path(os.path.realpath(path))
+    try:
+        info = target.stat()
+    except FileNotFoundError:
+        if os.fspath(path).endswith(os.sep):
+            raise InputError("is a directory; must be a file") from None
+        if not target.parent.is_dir():
+            raise InputError(f"no such directory: {target.parent}") from None
+        return target
+    _require_regular(info)
+    if not os.access(target, os.W_OK):
+        raise InputError("is write-protected")
+    return target
+
+
+def _compress(data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    # neither a time nor a file name inside: the same text gives the same bytes
+    with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as file:
+        file.write(data)
+    return buffer.getvalue()
+
+
+def _replace(target: Path, data: bytes) -> None:
+    temporary = _temporary(target)
+    try:
+        with open(temporary, "xb") as file:
+            if target.exists() and hasattr(os, "fchmod"):
+                os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:  # Ctrl-C included: leave no litter
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_directory(target.parent)
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".schedopt-{secrets.token_hex(8)}.tmp")
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the rename itself durable, where directories can be opened at all."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Successive convex approximation: surrogates, the restricted convex master, and the loop."""

@@ -1,0 +1,67 @@
+"""The one place that runs conic solvers: backends by name, their settings, licences, and what their statuses mean."""
+
+from __future__ import annotations
+
+import warnings
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from schedopt.errors import InputError, SolverError
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+
+__all__ = ["BACKENDS", "check_backend", "mosek_licence_problem", "solve_conic"]
+
+#: Settings of each backend; accuracies are what its method reaches reliably on our masters.
+BACKENDS: dict[str, dict[str, Any]] = {
+    "clarabel": {},
+    "ecos": {"abstol": 1e-9, "reltol": 1e-9, "feastol": 1e-9, "max_iters": 200},
+    "scs": {"eps_abs": 1e-7, "eps_rel": 1e-7, "max_iters": 50_000},
+    "mosek": {},
+}
+
+_REMEDIES = {
+    "ecos": "pip install 'schedopt[ecos]' (GPL-3; no wheels for Python 3.13)",
+    "mosek": "pip install 'schedopt[mosek]' and a licence (https://www.mosek.com)",
+}
+
+
+def mosek_licence_problem() -> str | None:
+    """Why MOSEK cannot be used although installed, or None if an optimisation succeeds (an empty problem is solved)."""
+    import mosek
+
+    try:
+        with mosek.Env() as env, env.Task(0, 0) as task:
+            task.optimize()
+    except mosek.MosekException as error:
+        return " ".join(str(error).split())
+    return None
+
+
+def check_backend(name: str) -> None:
+    """Raise InputError for an unknown backend, SolverError for one that is not installed or not licensed."""
+    if name not in BACKENDS:
+        raise InputError(f"backend = {name!r}; must be one of {', '.join(BACKENDS)}")
+    if find_spec(name) is None:
+        raise SolverError(f"backend {name} is not installed; {_REMEDIES.get(name, f'pip install {name}')}, or use --backend clarabel")
+    if name == "mosek" and (problem := mosek_licence_problem()):
+        raise SolverError(f"backend mosek has no usable licence ({problem}); set MOSEKLM_LICENSE_FILE, or use --backend clarabel")
+
+
+def solve_conic(problem: cp.Problem, backend: str) -> bool:
+    """Solve in place; True if the solver reports an optimum, False if it says infeasible, inaccurate beyond use, or fails.
+
+    An answer of reduced accuracy counts as an answer: whoever uses it checks it against exact formulas.
+    """
+    import cvxpy as cp
+
+    solver = backend.upper()
+    with warnings.catch_warnings():
+        # inaccurate answers are announced as warnings; here the status says so
+        warnings.simplefilter("ignore")
+        try:
+            problem.solve(solver=solver, **BACKENDS[backend])
+        except cp.error.SolverError:
+            return False
+    return problem.status in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE)

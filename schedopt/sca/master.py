@@ -1,0 +1,222 @@
+r"""The restricted master: a small convex program over priced columns.
+
+    min  Σ_j [a_j/H_j + b_j N_j + c_j H_j + q_j N_j² + r_j/H_j²] + prox + ξ Σ_k E_k x_k
+    s.t. Σ_{k of i covering slot g} x_k ≤ 1,   Σ_{k uploading in g} W_k x_k ≤ band,   Σ_{k of i} E_k x_k ≤ budget_i,
+         H_j = Σ h_k x_k,   N_j ≥ Σ n_k x_k + 2c d_j²/H_j,   d_j = Σ_i |h_ij − λ_ij H_j| δ_ij  (participation "horizon"),   x ≥ 0.
+
+By convexity of an assignment's resources, columns of one candidate may be mixed. The duals are the prices at which
+:mod:`schedopt.formulation.candidates` looks for better columns. Everything is scaled to order one before a solver sees it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cvxpy as cp
+import numpy as np
+import scipy.sparse as sp
+
+from schedopt.bounds.async_schedule import FACTOR
+from schedopt.formulation.candidates import Candidates, Columns, Prices
+from schedopt.problem import TERMS, FloatArray, Problem
+from schedopt.sca.conic import solve_conic
+from schedopt.sca.surrogates import RatioModel, fixed_terms
+
+__all__ = ["MasterPoint", "MasterScale", "horizon_weight", "solve_master"]
+
+#: What a unit of slack in a target or energy row costs, relative to the objective's scale.
+_SLACK_PRICE = 1e3
+
+
+@dataclass(frozen=True)
+class MasterScale:
+    """Sizes that make the program's numbers of order one: the objective, and H per task (shape (J,))."""
+
+    objective: float
+    h: FloatArray
+
+
+@dataclass(frozen=True)
+class MasterPoint:
+    """Solution of a master.
+
+    ``weights`` x per column; ``h_device`` (I, J); ``h``, ``error`` (J,): H and N with the participation part; ``energy_j``: total;
+    ``slack``: how far targets or the energy limit are missed (relative); ``prices``: for pricing; ``task_value`` (J,): price of H_j
+    alone (``prices.value`` less the participation part).
+    """
+
+    weights: FloatArray
+    h_device: FloatArray
+    h: FloatArray
+    error: FloatArray
+    energy_j: float
+    slack: float
+    prices: Prices
+    task_value: FloatArray
+    value: float
+    #: worth of all device-slots at the optimum: −Σ of the best plans' values if no better column exists
+    slot_value: float
+
+
+def horizon_weight(problem: Problem) -> float:
+    """Factor 2c of d²/H in N when participation is judged over the horizon, else zero."""
+    if problem.objective.participation != "horizon":
+        return 0.0
+    return 2.0 * problem.arrays.term_scale[TERMS.index("part")]
+
+
+class _Program:
+    """Variables and rows of one master; built, solved once and thrown away (compiling costs less than parameters do)."""
+
+    def __init__(self, problem: Problem, candidates: Candidates, columns: Columns, scale: MasterScale) -> None:
+        self.problem, self.arrays, self.columns, self.scale = problem, problem.arrays, columns, scale
+        k = columns.candidate
+        self.device, self.task = candidates.device[k], candidates.task[k]
+        self.start, self.end = candidates.start[k], candidates.end[k]
+        self.x = cp.Variable(len(columns), nonneg=True)
+        self.h = cp.Variable(self.arrays.num_tasks)
+        self.error = cp.Variable(self.arrays.num_tasks)
+        self.slack = cp.Variable(nonneg=True)
+        self.rows: list[cp.Constraint] = []
+        self._device_rows()
+        self._aggregate_rows()
+
+    def _matrix(self, rows: np.ndarray, values: FloatArray, count: int) -> sp.csr_matrix:
+        return sp.csr_matrix((values, (rows, np.arange(len(rows)))), shape=(count, len(self.columns)))
+
+    def _device_rows(self) -> None:
+        a, columns = self.arrays, self.columns
+        span = self.end - self.start
+        owner = np.repeat(np.arange(len(span)), span)
+        slot = self.start[owner] + np.arange(span.sum()) - np.repeat(np.cumsum(span) - span, span)
+        rows, inverse = np.unique(self.device[owner] * a.slots + slot, return_inverse=True)
+        cover = sp.csr_matrix((np.ones(len(owner)), (inverse, owner)), shape=(len(rows), len(columns)))
+        self.cover = cover @ self.x <= 1.0
+        self.rows.append(self.cover)
+        self.spectrum = self._matrix(self.end - 1, columns.bandwidth_hz / a.bandwidth_hz, a.slots) @ self.x <= 1.0
+        self.rows.append(self.spectrum)
+        self.limited = np.flatnonzero(np.isfinite(a.energy_budget_j))
+        if len(self.limited):
+            use = self._matrix(self.device, columns.energy_j / a.energy_budget_j[self.device], a.num_devices)
+            self.budget = use[self.limited] @ self.x <= 1.0
+            self.rows.append(self.budget)
+
+    def _aggregate_rows(self) -> None:
+        a, columns, scale = self.arrays, self.columns, self.scale.h
+        errors = self._matrix(self.task, columns.error / scale[self.task], a.num_tasks) @ self.x
+        self.horizon = horizon_weight(self.problem)
+        if self.horizon == 0.0:
+            total = self._matrix(self.task, columns.h / scale[self.task], a.num_tasks) @ self.x
+            self.h_row = self.h == total
+            self.error_row = self.error >= errors
+            self.rows += [self.h_row, self.error_row]
+            return
+        pair = self.device * a.num_tasks + self.task
+        per_device = self._matrix(pair, columns.h / scale[self.task], a.num_devices * a.num_tasks) @ self.x
+        self.h_device = cp.Variable(a.num_devices * a.num_tasks)
+        self.pair_row = self.h_device == per_device
+        fold = sp.csr_matrix(np.tile(np.eye(a.num_tasks), (1, a.num_devices)))
+        self.h_row = self.h == fold @ self.h_device
+        spread = sp.csr_matrix(np.tile(np.eye(a.num_tasks), (a.num_devices, 1)))
+        delta = a.dissimilarity.ravel()
+        off = cp.multiply(delta, self.h_device) - cp.multiply(delta * a.aggregation_weight.ravel(), spread @ self.h)
+        distance = cp.Variable(a.num_devices * a.num_tasks)
+        self.rows += [self.pair_row, self.h_row, distance >= off, distance >= -off]
+        self.d = fold @ distance
+        participation = cp.hstack([cp.quad_over_lin(self.d[j], self.h[j]) for j in range(a.num_tasks)])
+        self.error_row = self.error >= errors + self.horizon * participation
+        self.rows.append(self.error_row)
+
+    def objective(self, model: RatioModel, energy_price: float, prox: float, centre: FloatArray) -> cp.Expression:
+        """Objective over the scale; ``prox`` weighs ½‖H/H0 − 1‖²."""
+        unit, h0 = self.scale.objective, self.scale.h
+        inverse = cp.inv_pos(self.h)
+        total = (model.inverse / h0 / unit) @ inverse + (model.linear_error * h0 / unit) @ self.error
+        if np.any(model.linear_h != 0):
+            total += (model.linear_h * h0 / unit) @ self.h
+        if np.any(model.square_error > 0):
+            total += (model.square_error * h0**2 / unit) @ cp.square(self.error)
+            total += (model.inverse_square / h0**2 / unit) @ cp.power(self.h, -2)
+        if prox > 0:
+            total += 0.5 * prox * cp.sum_squares(self.h - centre / h0)
+        high, low = np.flatnonzero(np.isfinite(model.high)), np.flatnonzero(model.low > 0)
+        if len(high):
+            self.rows.append(self.h[high] <= model.high[high] / h0[high])
+        if len(low):
+            floor = model.low[low] / h0[low]
+            self.rows.append(self.h[low] >= floor - floor * self.slack)
+        return total + (energy_price / unit) * (self.columns.energy_j @ self.x)
+
+    def prices(self, energy_price: float) -> tuple[Prices, FloatArray]:
+        """Prices from the duals, and the price of H_j alone (shape (J,))."""
+        a, unit = self.arrays, self.scale.objective
+        energy = np.full(a.num_devices, energy_price)
+        if len(self.limited):
+            energy[self.limited] += unit * np.maximum(self.budget.dual_value, 0.0) / a.energy_budget_j[self.limited]
+        task_value = unit * np.asarray(self.h_row.dual_value) / self.scale.h
+        if self.horizon == 0.0:
+            value = np.broadcast_to(task_value, a.has_data.shape)
+        else:
+            value = unit * np.asarray(self.pair_row.dual_value).reshape(a.has_data.shape) / self.scale.h
+        bandwidth = unit * np.maximum(self.spectrum.dual_value, 0.0) / a.bandwidth_hz
+        noise = unit * np.maximum(self.error_row.dual_value, 0.0) / self.scale.h
+        return Prices(energy, bandwidth, value, noise), task_value
+
+
+def solve_master(
+    problem: Problem,
+    candidates: Candidates,
+    columns: Columns,
+    model: RatioModel | None,
+    scale: MasterScale,
+    *,
+    backend: str,
+    prox: float = 0.0,
+    centre: FloatArray | None = None,
+) -> MasterPoint | None:
+    """Solve the restricted master; None if the backend fails.
+
+    ``model``: convex model of Σ γ_jΨ_j, or None in mode min_energy, where the targets are rows C + N ≤ (3/8) ε H (exact). Target and
+    energy rows carry a priced slack, so that a master over few columns is never infeasible.
+    """
+    a, mode = problem.arrays, problem.objective.mode
+    program = _Program(problem, candidates, columns, scale)
+    energy_price = {"weighted": problem.objective.energy_weight, "min_energy": 1.0, "min_bound": 0.0}[mode]
+    rows = program.rows
+    goal: cp.Expression = _SLACK_PRICE * program.slack
+    limit = None
+    if mode == "min_energy":
+        goal += (energy_price / scale.objective) * (columns.energy_j @ program.x)
+        use = np.flatnonzero(np.isfinite(a.target))
+        left = fixed_terms(a)[use] / scale.h[use] + program.error[use]
+        limit = left <= cp.multiply(a.target[use] / FACTOR, program.h[use]) + cp.multiply(a.target[use] / FACTOR, program.slack)
+    else:
+        assert model is not None
+        goal += program.objective(model, energy_price, prox, scale.h if centre is None else centre)
+        if mode == "min_bound" and problem.objective.total_energy_j is not None:
+            limit = columns.energy_j / problem.objective.total_energy_j @ program.x <= 1.0 + program.slack
+    if limit is not None:
+        rows.append(limit)
+    task = cp.Problem(cp.Minimize(goal), rows)
+    if not solve_conic(task, backend) or program.x.value is None:
+        return None
+    if mode == "min_bound" and limit is not None:
+        energy_price = scale.objective * max(float(limit.dual_value), 0.0) / problem.objective.total_energy_j
+    prices, task_value = program.prices(energy_price)
+    return _point(program, prices, task_value, float(task.value) * scale.objective)
+
+
+def _point(program: _Program, prices: Prices, task_value: FloatArray, value: float) -> MasterPoint:
+    """Aggregates of the solution, recomputed from x so that they do not carry the solver's residuals."""
+    a, columns = program.arrays, program.columns
+    x = np.maximum(program.x.value, 0.0)
+    shape = a.has_data.shape
+    pair = program.device * a.num_tasks + program.task
+    h_device = np.bincount(pair, weights=columns.h * x, minlength=shape[0] * shape[1]).reshape(shape)
+    h = h_device.sum(axis=0)
+    error = np.bincount(program.task, weights=columns.error * x, minlength=a.num_tasks)
+    if program.horizon > 0:
+        d = (np.abs(h_device - a.aggregation_weight * h) * a.dissimilarity).sum(axis=0)
+        error = error + program.horizon * np.divide(d**2, h, out=np.zeros_like(h), where=h > 0)
+    slot_value = program.scale.objective * float(np.maximum(program.cover.dual_value, 0.0).sum())
+    return MasterPoint(x, h_device, h, error, float(columns.energy_j @ x), float(program.slack.value), prices, task_value, value, slot_value)

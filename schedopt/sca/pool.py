@@ -1,0 +1,119 @@
+"""The columns that a master works on: first ones, new ones by pricing, and forgetting those that stay useless."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from schedopt.bounds.async_schedule import FACTOR
+from schedopt.formulation.candidates import Candidates, Columns, Paths, Priced, Prices, best_paths, price
+from schedopt.formulation.uplink import LN2, price_shape
+from schedopt.problem import FloatArray, Problem
+from schedopt.sca.surrogates import fixed_terms
+
+__all__ = ["ColumnPool", "first_columns", "first_prices"]
+
+_PER_DEVICE = 12
+_MAX_AGE = 6
+
+
+class ColumnPool:
+    """Columns without duplicates, and for how many masters each has been idle."""
+
+    def __init__(self, columns: Columns) -> None:
+        self.columns = columns.take(slice(0, 0))
+        self.idle = np.zeros(0, dtype=int)
+        self._keys: set[tuple[float, ...]] = set()
+        self.add(columns)
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def add(self, columns: Columns) -> int:
+        """Add what is new (to about six digits); returns how many were."""
+        keys = [self._key(columns, k) for k in range(len(columns))]
+        fresh = []
+        for k, key in enumerate(keys):
+            if key not in self._keys:
+                self._keys.add(key)
+                fresh.append(k)
+        self.columns = self.columns.concat(columns.take(np.array(fresh, dtype=int)))
+        self.idle = np.concatenate([self.idle, np.zeros(len(fresh), dtype=int)])
+        return len(fresh)
+
+    @staticmethod
+    def _key(columns: Columns, k: int) -> tuple[float, ...]:
+        values = (columns.work[k], columns.upload_s[k], columns.bandwidth_hz[k])
+        return (int(columns.candidate[k]), float(columns.steps[k]), *(float(f"{value:.5g}") for value in values))
+
+    def forget(self, weights: FloatArray) -> None:
+        """Count idle masters of each column (x ≈ 0) and drop those idle for long."""
+        self.idle = np.where(weights > 1e-7, 0, self.idle + 1)
+        keep = self.idle <= _MAX_AGE
+        self.columns, self.idle = self.columns.take(keep), self.idle[keep]
+        self._keys = {self._key(self.columns, k) for k in range(len(self.columns))}
+
+
+def promising_columns(candidates: Candidates, priced: Priced, paths: Paths) -> Columns:
+    """Columns of the best plans and, per device, of the candidates that come closest to being on one."""
+    index = priced.columns.candidate
+    regret, device = paths.regret[index], candidates.device[index]
+    order = np.lexsort((regret, device))
+    rank = np.arange(len(order)) - np.searchsorted(device[order], device[order])
+    keep = np.zeros(len(index), dtype=bool)
+    keep[order[rank < max(_PER_DEVICE, candidates.arrays.slots // 2)]] = True
+    keep |= np.isin(index, paths.chosen)
+    return priced.columns.take(keep)
+
+
+def first_prices(problem: Problem, h: FloatArray, error: FloatArray) -> Prices:
+    """Prices at guessed H and N (shape (J,)): marginal worth of both, energy, and a fair share of the band."""
+    a, mode = problem.arrays, problem.objective.mode
+    w = FACTOR * np.where(a.weight > 0, a.weight, 0.0)
+    value, noise = w * (fixed_terms(a) + error) / h**2, w / h
+    energy = {"weighted": problem.objective.energy_weight, "min_energy": 1.0, "min_bound": 0.0}[mode]
+    if energy == 0.0:
+        energy = 1e-3 * float(np.max(value * h)) / max(_typical_energy(problem), 1e-30)
+    if mode == "min_energy":
+        # worth of H in joules: what a unit of the typical energy would have to buy
+        value = np.where(np.isfinite(a.target), _typical_energy(problem) * a.slots * a.num_devices / h, 0.0)
+        noise = value * FACTOR / np.where(np.isfinite(a.target), a.target, 1.0)
+    share = max(1.0, 0.3 * a.num_devices)
+    u = np.median(a.model_bits) * LN2 * share / (a.slot_s * a.bandwidth_hz)
+    with np.errstate(over="ignore"):
+        bandwidth = energy * a.noise_w_per_hz / np.median(a.gain, axis=0) * a.slot_s * price_shape(np.minimum(u, 50.0))
+    return Prices(np.full(a.num_devices, energy), bandwidth, np.broadcast_to(value, a.has_data.shape), noise)
+
+
+def _typical_energy(problem: Problem) -> float:
+    """Energy of computing for one slot at the lowest frequency and sending at a tenth of the power, median device, J."""
+    a = problem.arrays
+    return float(np.median((0.5 * a.capacitance * a.freq_min_hz**3 + 0.1 * a.max_power_w) * a.slot_s))
+
+
+def first_columns(problem: Problem, candidates: Candidates, levels: int = 7) -> Columns:
+    """Columns at guessed prices over several decades of H, best plans and the best candidates of every device in every task."""
+    a = problem.arrays
+    most = a.learning_rate * a.server_rate * candidates.steps.max(axis=1) * a.slots
+    chosen: list[Columns] = []
+    for level in range(levels):
+        h = most * 4.0**-level
+        prices = first_prices(problem, h, 0.1 * fixed_terms(a))
+        priced = price(candidates, prices)
+        if not len(priced.columns):
+            continue
+        paths = best_paths(candidates, priced.cost)
+        chosen.append(promising_columns(candidates, priced, paths))
+        chosen.append(_best_per_task(candidates, priced))
+    columns = chosen[0]
+    for more in chosen[1:]:
+        columns = columns.concat(more)
+    return columns
+
+
+def _best_per_task(candidates: Candidates, priced: Priced) -> Columns:
+    """The cheapest candidate of every device and task per last slot's third of the horizon, so that no task lacks columns."""
+    index = priced.columns.candidate
+    third = 3 * (candidates.end[index] - 1) // candidates.arrays.slots
+    group = (candidates.device[index] * candidates.arrays.num_tasks + candidates.task[index]) * 3 + third
+    order = np.lexsort((priced.cost[index], group))
+    return priced.columns.take(order[np.unique(group[order], return_index=True)[1]])
