@@ -164,7 +164,7 @@ class _Search:
             # the master over all columns lies between bound and point.value: nothing to gain below the cutoff
             if point.value - best < max(_STALL * abs(point.value), 0.1 * (self.cutoff - best)):
                 break
-            self.pool.add(promising_columns(self.candidates, priced, best_paths(self.candidates, priced.cost)))
+            self.pool.add(promising_columns(self.candidates, priced.columns, best_paths(self.candidates, priced.cost)))
         return best, point
 
 

@@ -232,6 +232,9 @@ def schedule_to_dict(
     if len(schedule) and not (_within(schedule.device, len(problem.devices)) and _within(schedule.task, len(problem.tasks))):
         raise InputError("assignments: a device or task index outside the problem's lists")
     _check_structure(problem, schedule)
+    if evaluation is None:
+        with np.errstate(all="ignore"):  # absurd but legal numbers may overflow; the file says null
+            evaluation = evaluate_objective(problem, schedule)
     columns: dict[str, list[Any]] = {
         "device": [problem.devices[i].name for i in schedule.device],
         "task": [problem.tasks[j].name for j in schedule.task],
@@ -243,7 +246,7 @@ def schedule_to_dict(
         "schema": SCHEDULE_SCHEMA,
         "problem": problem.to_dict(),
         "assignments": [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)],
-        "result": result_to_dict(problem, result, evaluation or evaluate_objective(problem, schedule)),
+        "result": result_to_dict(problem, result, evaluation),
     }
 
 

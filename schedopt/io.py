@@ -128,7 +128,7 @@ def _naming(path: PathLike) -> Iterator[None]:
 
 
 def _read_object(path: PathLike) -> dict[str, Any]:
-    data = _read_bytes(path)
+    data: bytes | bytearray = _read_bytes(path)
     if data.startswith(_GZIP_MAGIC):
         data = _expand(data)
     start = len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
@@ -167,16 +167,16 @@ def _require_size(size: int) -> None:
         raise InputError(f"{stated}; must be at most {MAX_FILE_BYTES // 2**20} MiB (larger schedules can be gzipped)")
 
 
-def _expand(data: bytes) -> bytearray:
+def _expand(data: bytes | bytearray) -> bytearray:
     """Decompress, never beyond the limit."""
     # the trailer states the size (modulo 4 GiB), so an honest bomb is refused before it is expanded
-    _require_expanded(int.from_bytes(data[-4:], "little"))
+    _require_expanded(int.from_bytes(data[-4:], "little"), "is stated to expand")
     result = bytearray()
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
             while chunk := file.read(_CHUNK):
                 result += chunk
-                _require_expanded(len(result))
+                _require_expanded(len(result), "expands")
     except EOFError:
         raise InputError("gzip: the file ends too early") from None
     except (gzip.BadGzipFile, zlib.error) as error:
@@ -184,9 +184,9 @@ def _expand(data: bytes) -> bytearray:
     return result
 
 
-def _require_expanded(size: int) -> None:
+def _require_expanded(size: int, verb: str) -> None:
     if size > MAX_EXPANDED_BYTES:
-        raise InputError(f"gzip: expands to {size / 2**20:,.0f} MiB or more; must be at most {MAX_EXPANDED_BYTES // 2**20:,} MiB")
+        raise InputError(f"gzip: {verb} to {size / 2**20:,.0f} MiB or more; must be at most {MAX_EXPANDED_BYTES // 2**20:,} MiB")
 
 
 def check_output(path: PathLike, *, inputs: tuple[PathLike, ...] = ()) -> None:
@@ -235,7 +235,7 @@ def _target(path: PathLike) -> Path:
 def _compress(data: bytes) -> bytes:
     buffer = io.BytesIO()
     # neither a time nor a file name inside: the same text gives the same bytes
-    with gzip.GzipFile(filename="", mode="wb", fileobj=buffer, mtime=0) as file:
+    with gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=buffer, mtime=0) as file:
         file.write(data)
     return buffer.getvalue()
 

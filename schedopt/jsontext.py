@@ -23,7 +23,7 @@ PathPart = str | int
 PREVIEW_LENGTH = 60
 
 #: An object without nested objects stays on one line up to this many characters.
-INLINE_LENGTH = 300
+INLINE_LENGTH = 240
 
 _PLAIN_KEY = re.compile(r"[^\W\d][\w-]*")
 #: An escape of half a surrogate pair without its other half (an escaped backslash before it is only a false alarm).
@@ -49,10 +49,10 @@ def preview(value: Any) -> str:
     if isinstance(value, _Unreadable):
         return _shorten(value.text)
     if isinstance(value, dict):
-        return f"an object with {len(value)} keys" if value else "{}"
+        return f"an object with {len(value)} key{'s' * (len(value) != 1)}" if value else "{}"
     if isinstance(value, (list, tuple)):
         short = len(value) <= 4 and not any(isinstance(entry, (dict, list, tuple)) for entry in value)
-        return f"[{', '.join(preview(entry) for entry in value)}]" if short else f"a list of {len(value)}"
+        return f"[{', '.join(preview(entry) for entry in value)}]" if short else f"a list of length {len(value)}"
     if isinstance(value, str):  # a long string is cut before it is quoted, lest quoting a megabyte take its time
         return _shorten(json.dumps(value[: PREVIEW_LENGTH + 1], ensure_ascii=False))
     return _shorten(json.dumps(value, default=str))

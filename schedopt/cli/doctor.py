@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -134,8 +133,7 @@ def _data_sets(data_dir: str | None) -> list[Finding]:
     for name in DATA_SETS:
         path = Path(data_dir) / name
         found = path.is_dir() and any(path.iterdir())
-        remedy = None if found else f"put its files into {path}"
-        findings.append(Finding(name, found, str(path) if found else "not found", remedy))
+        findings.append(Finding(name, found, str(path) if found else "not found", None if found else f"put its files into {path}"))
     return findings
 
 
@@ -151,7 +149,6 @@ def _print_sections(sections: dict[str, list[Finding]]) -> None:
 
 
 def _print_finding(screen: Screen, finding: Finding, width: int) -> None:
-    mark = "ok     " if finding.usable else "missing"
-    screen.line(f"  {mark}  {finding.name:<{width}}{finding.detail}")
+    screen.line(f"  {'ok' if finding.usable else 'no'}  {finding.name:<{width}}{finding.detail}")
     if finding.remedy:
-        screen.line(f"           {'':<{width}}-> {finding.remedy}")
+        screen.line(f"      {'':<{width}}-> {finding.remedy}")

@@ -199,10 +199,13 @@ def _text(value: float | bool | None) -> str:
 
 def _print_constraints(screen: Screen, report: ValidationReport) -> None:
     rows = [
-        (check.name, number(check.amount) if check.rows else "-", check.unit, check.where, "ok" if check.ok else "VIOLATED")
-        for check in report.checks
+        (check.name, _amount(check.amount), check.unit, check.where, "ok" if check.ok else "VIOLATED") for check in report.checks
     ]
     screen.table(("constraint", "worst amount", "unit", "at", ""), rows, left=(0, 2, 3, 4))
+
+
+def _amount(amount: float) -> str:
+    return "no limit" if amount == -math.inf else number(amount)
 
 
 def _print_violations(screen: Screen, check: ConstraintCheck) -> None:

@@ -11,7 +11,8 @@ vectorised over candidates, steps and devices. Tested in ``tests/test_candidates
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -36,6 +37,7 @@ __all__ = [
     "build_candidates",
     "make_columns",
     "price",
+    "price_columns",
     "steps_limit",
 ]
 
@@ -93,6 +95,23 @@ class Candidates:
         """κ, shape (n,)."""
         return self.end - 1 - self.start
 
+    @cached_property
+    def _codes(self) -> IntArray:
+        """One number per candidate, ascending (candidates are ordered by device, task, end and length)."""
+        return self._code(self.device, self.task, self.start, self.end)
+
+    def _code(self, device: IntArray, task: IntArray, start: IntArray, end: IntArray) -> IntArray:
+        slots = self.arrays.slots + 1
+        return ((device * self.arrays.num_tasks + task) * slots + end) * slots + (end - start)
+
+    def find(self, device: IntArray, task: IntArray, start: IntArray, end: IntArray) -> IntArray:
+        """Index of each (device, task, start, end). Raises KeyError if one is not a candidate."""
+        codes = self._code(device, task, start, end)
+        index = np.searchsorted(self._codes, codes)
+        if np.any(index >= len(self)) or np.any(self._codes[index] != codes):
+            raise KeyError("not a candidate assignment")
+        return index
+
     def take(self, index: object) -> Candidates:
         """The candidates at ``index``."""
         names = ("device", "task", "start", "end", "available_s", "linear_error")
@@ -124,6 +143,10 @@ class Columns:
     def take(self, index: object) -> Columns:
         """The columns at ``index``."""
         return Columns(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+    def relabel(self, index: IntArray) -> Columns:
+        """The same columns of candidates that were ``index`` before a selection."""
+        return replace(self, candidate=index[self.candidate])
 
     def concat(self, other: Columns) -> Columns:
         """Both sets."""
@@ -401,6 +424,17 @@ def make_columns(
     receive_j = a.receive_power_w[i] * a.model_bits[j] / a.downlink_bps[i]
     energy = 0.5 * a.capacitance[i] * cycles * freq**2 + upload_j + receive_j
     return Columns(index, steps, work, upload_s, bandwidth_hz, energy, h, error, noise)
+
+
+def price_columns(candidates: Candidates, columns: Columns, prices: Prices) -> FloatArray:
+    """Cost of given columns at ``prices``, shape of the columns."""
+    chosen = candidates.take(columns.candidate)
+    i, j = chosen.device, chosen.task
+    error_price = prices.noise[j] * columns.error
+    if prices.instant_noise is not None:
+        error_price = error_price + prices.instant_noise[j, chosen.end] * columns.noise
+    resources = prices.energy[i] * columns.energy_j + prices.bandwidth[chosen.end - 1] * columns.bandwidth_hz
+    return error_price + resources - _value_of_h(chosen, prices) * columns.h
 
 
 @dataclass(frozen=True)

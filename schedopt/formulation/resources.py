@@ -21,13 +21,13 @@ from schedopt.physics import transmit_power_w, uplink_rate_bps
 from schedopt.problem import FloatArray, Problem, ProblemArrays
 from schedopt.schedule import Schedule
 
-__all__ = ["Allocation", "allocate", "compute_slope", "feasible_times"]
+__all__ = ["COARSE", "FINE", "Allocation", "allocate", "compute_slope", "feasible_times", "least_bandwidth_hz", "marginal_bandwidth_value"]
 
 #: Deadlines and limits are met with this relative margin, so that rounding in a file does not break them.
 MARGIN = 1e-12
-#: Relative accuracy of upload times and prices; energies are stationary in them, so theirs is the square.
-TIME_TOLERANCE = 1e-8
-PRICE_TOLERANCE = 1e-7
+#: Relative accuracy of upload times and bandwidth prices; energies are stationary in them, so theirs is about the square.
+FINE = 1e-8
+COARSE = 1e-4
 _BUDGET_ROUNDS = 60
 
 
@@ -98,7 +98,7 @@ def monotone_root(
 ) -> tuple[FloatArray, FloatArray]:
     """Final brackets [low, high] of the roots of increasing functions, elementwise; f(low) ≤ 0 ≤ f(high) is taken for granted.
 
-    Regula falsi with the Illinois weights, and a bisection every third step as a safeguard. ``tolerance`` is absolute.
+    Regula falsi with the Illinois weights, and a bisection every sixth step as a safeguard. ``tolerance`` is absolute.
     """
     low, high = low.copy(), high.copy()
     f_low, f_high = function(low), function(high)
@@ -110,7 +110,7 @@ def monotone_root(
             point = high - f_high * (high - low) / (f_high - f_low)
         # keep clear of the ends, so that the bracket shrinks from both sides near the root
         inset = np.minimum(0.01 * (high - low), 0.5 * tolerance)
-        usable = np.isfinite(point) & (step % 3 != 2)
+        usable = np.isfinite(point) & (step % 6 != 5)
         point = np.clip(np.where(usable, point, 0.5 * (low + high)), low + inset, high - inset)
         value = function(point)
         above = value > 0
@@ -121,7 +121,7 @@ def monotone_root(
     return low, high
 
 
-def _best_times(work: _Work, weight: FloatArray, price: FloatArray) -> tuple[FloatArray, UplinkChoice]:
+def _best_times(work: _Work, weight: FloatArray, price: FloatArray, accuracy: float) -> tuple[FloatArray, UplinkChoice]:
     """Best split of the time at given energy weights and bandwidth prices: root of a monotone slope."""
 
     def upload_slope(part: _Work, w: FloatArray, p: FloatArray, time_s: FloatArray) -> FloatArray:
@@ -141,8 +141,15 @@ def _best_times(work: _Work, weight: FloatArray, price: FloatArray) -> tuple[Flo
         before = upload_slope(sub, w, p, kink)
         after = before + w * sub.capacitance * sub.freq_min**3
         low, high = np.where(before < 0, kink, low), np.where(after > 0, kink, sub.longest_s)
-        tolerance = TIME_TOLERANCE * float(sub.longest_s.max())
-        low, high = monotone_root(lambda t: total_slope(sub, w, p, t), np.minimum(low, high), high, tolerance)
+        tolerance = accuracy * float(sub.longest_s.max())
+
+        def imbalance(time_s: FloatArray) -> FloatArray:
+            # the logarithm of the ratio of both slopes is nearly linear, so that few steps find its root
+            gain = np.maximum(-upload_slope(sub, w, p, time_s), 1e-300)
+            loss = w * compute_slope(sub.capacitance, sub.cycles, sub.freq_min, sub.available_s - time_s)
+            return np.log(np.maximum(loss, 1e-300) / gain)
+
+        low, high = monotone_root(imbalance, np.minimum(low, high), high, tolerance)
         times[inside] = 0.5 * (low + high)
     return times, work.uploads.best(times, weight, price)
 
@@ -153,7 +160,14 @@ def _smallest_bandwidth(work: _Work) -> FloatArray:
     return work.uploads.best(work.longest_s, one, np.inf * one).bandwidth_hz
 
 
-def _slot_prices(work: _Work, weight: FloatArray, slots: int) -> tuple[FloatArray, FloatArray, UplinkChoice] | None:
+def least_bandwidth_hz(arrays: ProblemArrays, schedule: Schedule) -> FloatArray:
+    """Bandwidth that each upload cannot do without, at full power for the longest time, shape (n,), in Hz."""
+    return _smallest_bandwidth(_work(arrays, schedule))
+
+
+def _slot_prices(
+    work: _Work, weight: FloatArray, slots: int, accuracy: float
+) -> tuple[FloatArray, FloatArray, UplinkChoice] | None:
     """Bandwidth price (shape (G,)), upload times and choices (shape (n,)) that share the band in every slot; None if some cannot."""
     band = work.uploads.band_hz
     shared = np.bincount(work.slot, minlength=slots) > 1
@@ -163,12 +177,12 @@ def _slot_prices(work: _Work, weight: FloatArray, slots: int) -> tuple[FloatArra
     price = np.zeros(slots)
     mine = shared[work.slot]
     if np.any(mine):
-        price[shared] = _shared_prices(work.take(mine), weight[mine], np.flatnonzero(shared))
-    times, choice = _best_times(work, weight, price[work.slot])
+        price[shared] = _shared_prices(work.take(mine), weight[mine], np.flatnonzero(shared), accuracy)
+    times, choice = _best_times(work, weight, price[work.slot], accuracy)
     return price, times, choice
 
 
-def _shared_prices(work: _Work, weight: FloatArray, slots: np.ndarray) -> FloatArray:
+def _shared_prices(work: _Work, weight: FloatArray, slots: np.ndarray, accuracy: float) -> FloatArray:
     """Prices at which the uploads of each of ``slots`` (all with two uploads or more) fill the band, by a root in log price."""
     row = np.searchsorted(slots, work.slot)
     band = work.uploads.band_hz
@@ -178,14 +192,14 @@ def _shared_prices(work: _Work, weight: FloatArray, slots: np.ndarray) -> FloatA
     value = np.log(weight * work.uploads.noise_over_gain * work.longest_s) + np.log(price_shape(u))
 
     def excess(log_price: FloatArray) -> FloatArray:
-        _, choice = _best_times(work, weight, np.exp(log_price)[row])
+        _, choice = _best_times(work, weight, np.exp(log_price)[row], accuracy)
         return -np.log(np.bincount(row, weights=choice.bandwidth_hz) / band)
 
     low, high = np.full(len(slots), np.inf), np.full(len(slots), -np.inf)
     np.minimum.at(low, row, value)
     np.maximum.at(high, row, value)
     low, high = _widen(excess, low - 0.1, high + 0.1)
-    return np.exp(monotone_root(excess, low, high, tolerance=PRICE_TOLERANCE)[1])
+    return np.exp(monotone_root(excess, low, high, tolerance=10.0 * accuracy)[1])
 
 
 def _widen(function: Callable[[FloatArray], FloatArray], low: FloatArray, high: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -213,12 +227,12 @@ def _schedule_with(arrays: ProblemArrays, schedule: Schedule, work: _Work, times
 
 
 def allocate(
-    arrays: ProblemArrays, schedule: Schedule, *, budget_j: FloatArray | None = None, budget_price: FloatArray | None = None
+    arrays: ProblemArrays, schedule: Schedule, *, budget_j: FloatArray | None = None, accuracy: float = FINE
 ) -> Allocation | None:
     """Least-energy frequency, power and bandwidth for the assignments, steps and batches of ``schedule``; None if impossible.
 
     Only ``device, task, start, end, steps, batch`` are read. ``budget_j``: energy that each device may spend on these assignments,
-    shape (I,), default its whole budget. ``budget_price``: where to start the search for the prices of budgets that bind.
+    shape (I,), default its whole budget. ``accuracy``: of times and prices (FINE or COARSE).
     """
     if len(schedule) == 0:
         return Allocation(schedule, np.zeros(arrays.slots), np.zeros(arrays.num_devices))
@@ -226,9 +240,9 @@ def allocate(
     if np.any(work.shortest_s > work.longest_s):
         return None
     budget = arrays.energy_budget_j if budget_j is None else budget_j
-    price = np.zeros(arrays.num_devices) if budget_price is None else budget_price.copy()
+    price = np.zeros(arrays.num_devices)
     for _ in range(_BUDGET_ROUNDS):
-        shared = _slot_prices(work, 1.0 + price[schedule.device], arrays.slots)
+        shared = _slot_prices(work, 1.0 + price[schedule.device], arrays.slots, accuracy)
         if shared is None:
             return None
         slot_price, times, choice = shared
@@ -242,6 +256,17 @@ def allocate(
         if np.any(price > 1e9):
             return None
     return None
+
+
+def marginal_bandwidth_value(arrays: ProblemArrays, schedule: Schedule) -> FloatArray:
+    """Energy that one more hertz would save in each slot, −∂E/∂W = (N0/gain) T x(u), largest over its uploads, shape (G,), J/Hz."""
+    uploads = uploads_of(arrays, schedule.device, schedule.task, schedule.end)
+    noise_over_gain = uploads.noise_over_gain
+    rate = uplink_rate_bps(schedule.bandwidth_hz, schedule.power_w, 1.0 / noise_over_gain, 1.0)
+    u = np.log1p(schedule.power_w / (noise_over_gain * schedule.bandwidth_hz))
+    value = np.zeros(arrays.slots)
+    np.maximum.at(value, schedule.end - 1, noise_over_gain * uploads.bits / rate * price_shape(u))
+    return value
 
 
 def _device_energy(arrays: ProblemArrays, schedule: Schedule, work: _Work) -> FloatArray:

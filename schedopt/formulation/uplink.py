@@ -63,11 +63,12 @@ _LOG_M = np.log(_energy_excess(_U_TABLE))
 def inverse_price_shape(x: FloatArray) -> FloatArray:
     """u ≥ 0 with x(u) = x; 0 for x ≤ 0, capped at 600 (x = +inf)."""
     x = np.asarray(x, float)
-    log_x = np.log(np.clip(x, 1e-300, 1e280))
+    log_x = np.log(np.minimum(np.maximum(x, 1e-300), 1e280))
     u = np.exp(np.interp(log_x, _LOG_X, _LOG_U))
     for _ in range(2):
         value = price_shape(u)
-        u = np.clip(u + (log_x - np.log(value)) * value / (u * np.exp(u)), _U_MIN, _U_MAX)
+        step = (log_x - np.log(value)) * value / (u * np.exp(u))
+        u = np.minimum(np.maximum(u + step, _U_MIN), _U_MAX)
     return np.where(x > 0, u, 0.0)
 
 
@@ -128,17 +129,24 @@ class Uploads:
         """
         nats = self.bits * LN2
         lowest = nats / (time_s * self.band_hz)
-        highest = np.maximum(inverse_energy_shape(self.max_power_w * time_s / (self.noise_over_gain * nats)), lowest)
         free = inverse_price_shape(bandwidth_price / (energy_price * self.noise_over_gain * time_s))
-        u = np.clip(free, lowest, highest)
+        u = np.maximum(free, lowest)
+        limit = self.max_power_w * time_s / (self.noise_over_gain * nats)
+        capped = energy_shape(u) > limit
+        if capped.any():
+            highest = np.maximum(inverse_energy_shape(limit), lowest)
+            u = np.where(capped, highest, u)
         bandwidth = nats / (time_s * u)
         energy = self.base_energy_j * energy_shape(u)
         cost = energy_price * energy + bandwidth_price * bandwidth
         x = price_shape(u)
-        # at fixed bandwidth dE/dT = −(N0/gain) W x(u); at the power limit E = p_max T and W follows from it
+        # at fixed bandwidth dE/dT = −(N0/gain) W x(u)
         slope = -energy_price * self.noise_over_gain * bandwidth * x
-        at_limit = energy_price * self.max_power_w - bandwidth_price * nats * (u + energy_shape(u) * u * u / x) / (time_s * u) ** 2
-        return UplinkChoice(u, bandwidth, energy, cost, np.where(free > highest, at_limit, slope))
+        if capped.any():
+            # at the power limit E = p_max T, and W follows from it
+            at_limit = energy_price * self.max_power_w - bandwidth_price * nats * (u + energy_shape(u) * u * u / x) / (time_s * u) ** 2
+            slope = np.where(capped & (free > highest), at_limit, slope)
+        return UplinkChoice(u, bandwidth, energy, cost, slope)
 
 
 def uploads_of(arrays: ProblemArrays, device: np.ndarray, task: np.ndarray, end: np.ndarray) -> Uploads:

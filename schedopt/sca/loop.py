@@ -15,7 +15,10 @@ from schedopt.sca.master import MasterPoint, MasterScale, solve_master
 from schedopt.sca.pool import ColumnPool, first_columns, promising_columns
 from schedopt.sca.surrogates import RatioModel, fixed_terms, majorant
 
-__all__ = ["RelaxedSolution", "relaxed_objective", "solve_relaxation"]
+__all__ = ["RelaxedSolution", "next_model", "next_scale", "relaxed_objective", "solve_relaxation"]
+
+#: H of a task that a master leaves out; keeps ratios finite.
+_TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -50,23 +53,29 @@ def relaxed_objective(problem: Problem, point: MasterPoint) -> float:
     return total + (problem.objective.energy_weight * point.energy_j if mode == "weighted" else 0.0)
 
 
-def _model(problem: Problem, point: MasterPoint | None, guess: FloatArray) -> RatioModel | None:
+def next_model(problem: Problem, point: MasterPoint) -> RatioModel | None:
+    """Majorant at a master's solution; None in mode min_energy, whose targets are exact rows."""
+    return _model_at(problem, point.h, point.error)
+
+
+def _model_at(problem: Problem, h: FloatArray, error: FloatArray) -> RatioModel | None:
     if problem.objective.mode == "min_energy":
         return None
     fixed = fixed_terms(problem.arrays)
-    h = guess if point is None else np.maximum(point.h, 1e-9 * guess)
-    error = 0.1 * fixed if point is None else np.maximum(point.error, 1e-6 * fixed)
-    return majorant(problem.arrays, h, error)
+    return majorant(problem.arrays, np.maximum(h, _TINY), np.maximum(error, 1e-6 * fixed))
 
 
-def _scale(problem: Problem, point: MasterPoint | None, guess: FloatArray) -> MasterScale:
-    if point is None:
-        a = problem.arrays
-        unit = float(np.sum(FACTOR * a.weight * fixed_terms(a) / guess)) or 1.0
-        if problem.objective.mode == "min_energy":
-            unit = float(np.sum(a.max_power_w) * a.slot_s)
-        return MasterScale(unit, guess)
-    return MasterScale(max(abs(relaxed_objective(problem, point)), 1e-12), np.maximum(point.h, 1e-6 * guess))
+def next_scale(problem: Problem, point: MasterPoint) -> MasterScale:
+    """Scaling from a master's solution."""
+    return MasterScale(max(abs(relaxed_objective(problem, point)), 1e-12), np.maximum(point.h, _TINY))
+
+
+def _first_scale(problem: Problem, guess: FloatArray) -> MasterScale:
+    a = problem.arrays
+    unit = float(np.sum(FACTOR * a.weight * fixed_terms(a) / guess)) or 1.0
+    if problem.objective.mode == "min_energy":
+        unit = float(np.sum(a.max_power_w) * a.slot_s)
+    return MasterScale(unit, guess)
 
 
 def solve_relaxation(
@@ -89,10 +98,12 @@ def solve_relaxation(
     point: MasterPoint | None = None
     merit: list[float] = []
     while True:
-        centre = guess if point is None else point.h
-        scale, model = _scale(problem, point, guess), _model(problem, point, guess)
+        if point is None:
+            scale, model = _first_scale(problem, guess), _model_at(problem, guess, 0.1 * fixed_terms(problem.arrays))
+        else:
+            scale, model = next_scale(problem, point), next_model(problem, point)
         use_prox = 0.0 if point is None else prox
-        new = solve_master(problem, candidates, pool.columns, model, scale, backend=backend, prox=use_prox, centre=centre)
+        new = solve_master(problem, candidates, pool.columns, model, scale, backend=backend, prox=use_prox)
         if new is None:
             raise SolverError(f"backend {backend} failed on a master of {len(pool)} columns; try another --backend")
         step = np.inf if point is None else float(np.max(np.abs(new.h - point.h) / np.maximum(point.h, 1e-12)))
@@ -107,7 +118,7 @@ def solve_relaxation(
         if done or len(merit) >= max_iterations:
             return RelaxedSolution(point, pool, priced, paths, tuple(merit), gap, step)
         pool.forget(point.weights)
-        pool.add(promising_columns(candidates, priced, paths))
+        pool.add(promising_columns(candidates, priced.columns, paths))
 
 
 def _first_guess(problem: Problem, pool: ColumnPool, candidates: Candidates) -> FloatArray:

@@ -40,11 +40,12 @@ class MasterScale:
 class MasterPoint:
     """Solution of a master.
 
-    ``weights`` x per column; ``h_device`` (I, J); ``h``, ``error`` (J,): H and N with the participation part; ``energy_j``: total;
+    ``columns`` that it was solved over and their ``weights`` x; ``h_device`` (I, J); ``h``, ``error`` (J,): H and N with the participation part; ``energy_j``: total;
     ``slack``: how far targets or the energy limit are missed (relative); ``prices``: for pricing; ``task_value`` (J,): price of H_j
     alone (``prices.value`` less the participation part).
     """
 
+    columns: Columns
     weights: FloatArray
     h_device: FloatArray
     h: FloatArray
@@ -127,8 +128,8 @@ class _Program:
         self.error_row = self.error >= errors + self.horizon * participation
         self.rows.append(self.error_row)
 
-    def objective(self, model: RatioModel, energy_price: float, prox: float, centre: FloatArray) -> cp.Expression:
-        """Objective over the scale; ``prox`` weighs ½‖H/H0 − 1‖²."""
+    def objective(self, model: RatioModel, energy_price: float, prox: float) -> cp.Expression:
+        """Objective over the scale; ``prox`` weighs ½‖H/H0 − 1‖² around the scale's H0, the last iterate."""
         unit, h0 = self.scale.objective, self.scale.h
         inverse = cp.inv_pos(self.h)
         total = (model.inverse / h0 / unit) @ inverse + (model.linear_error * h0 / unit) @ self.error
@@ -138,7 +139,7 @@ class _Program:
             total += (model.square_error * h0**2 / unit) @ cp.square(self.error)
             total += (model.inverse_square / h0**2 / unit) @ cp.power(self.h, -2)
         if prox > 0:
-            total += 0.5 * prox * cp.sum_squares(self.h - centre / h0)
+            total += 0.5 * prox * cp.sum_squares(self.h - 1.0)
         high, low = np.flatnonzero(np.isfinite(model.high)), np.flatnonzero(model.low > 0)
         if len(high):
             self.rows.append(self.h[high] <= model.high[high] / h0[high])
@@ -172,7 +173,6 @@ def solve_master(
     *,
     backend: str,
     prox: float = 0.0,
-    centre: FloatArray | None = None,
 ) -> MasterPoint | None:
     """Solve the restricted master; None if the backend fails.
 
@@ -192,7 +192,7 @@ def solve_master(
         limit = left <= cp.multiply(a.target[use] / FACTOR, program.h[use]) + cp.multiply(a.target[use] / FACTOR, program.slack)
     else:
         assert model is not None
-        goal += program.objective(model, energy_price, prox, scale.h if centre is None else centre)
+        goal += program.objective(model, energy_price, prox)
         if mode == "min_bound" and problem.objective.total_energy_j is not None:
             limit = columns.energy_j / problem.objective.total_energy_j @ program.x <= 1.0 + program.slack
     if limit is not None:
@@ -219,4 +219,4 @@ def _point(program: _Program, prices: Prices, task_value: FloatArray, value: flo
         d = (np.abs(h_device - a.aggregation_weight * h) * a.dissimilarity).sum(axis=0)
         error = error + program.horizon * np.divide(d**2, h, out=np.zeros_like(h), where=h > 0)
     slot_value = program.scale.objective * float(np.maximum(program.cover.dual_value, 0.0).sum())
-    return MasterPoint(x, h_device, h, error, float(columns.energy_j @ x), float(program.slack.value), prices, task_value, value, slot_value)
+    return MasterPoint(columns, x, h_device, h, error, float(columns.energy_j @ x), float(program.slack.value), prices, task_value, value, slot_value)

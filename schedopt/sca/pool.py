@@ -53,16 +53,26 @@ class ColumnPool:
         self._keys = {self._key(self.columns, k) for k in range(len(self.columns))}
 
 
-def promising_columns(candidates: Candidates, priced: Priced, paths: Paths) -> Columns:
+    def copy(self) -> ColumnPool:
+        """A pool of the same columns."""
+        return ColumnPool(self.columns)
+
+    def restrict(self, allowed: np.ndarray) -> None:
+        """Keep only columns of ``allowed`` candidates (mask of shape (n,))."""
+        keep = allowed[self.columns.candidate]
+        self.columns, self.idle = self.columns.take(keep), self.idle[keep]
+
+
+def promising_columns(candidates: Candidates, columns: Columns, paths: Paths) -> Columns:
     """Columns of the best plans and, per device, of the candidates that come closest to being on one."""
-    index = priced.columns.candidate
+    index = columns.candidate
     regret, device = paths.regret[index], candidates.device[index]
     order = np.lexsort((regret, device))
     rank = np.arange(len(order)) - np.searchsorted(device[order], device[order])
     keep = np.zeros(len(index), dtype=bool)
     keep[order[rank < max(_PER_DEVICE, candidates.arrays.slots // 2)]] = True
     keep |= np.isin(index, paths.chosen)
-    return priced.columns.take(keep)
+    return columns.take(keep)
 
 
 def first_prices(problem: Problem, h: FloatArray, error: FloatArray) -> Prices:
@@ -102,7 +112,7 @@ def first_columns(problem: Problem, candidates: Candidates, levels: int = 7) -> 
         if not len(priced.columns):
             continue
         paths = best_paths(candidates, priced.cost)
-        chosen.append(promising_columns(candidates, priced, paths))
+        chosen.append(promising_columns(candidates, priced.columns, paths))
         chosen.append(_best_per_task(candidates, priced))
     columns = chosen[0]
     for more in chosen[1:]:

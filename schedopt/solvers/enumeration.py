@@ -149,10 +149,10 @@ class _Uploads:
             band=a.bandwidth_hz,
         )
 
-    def reshape(self, shape: tuple[int, ...]) -> _Uploads:
-        """The same uploads in another shape."""
+    def take(self, index: np.ndarray) -> _Uploads:
+        """The uploads at ``index`` (positions or a mask of the first axis)."""
         arrays = (self.nats, self.noise_gain, self.max_power, self.available, self.cycles, self.capacitance, self.freq_min, self.freq_max)
-        return _Uploads(*(v.reshape(shape) for v in arrays), self.slot_s, self.band)
+        return _Uploads(*(v[index] for v in arrays), self.slot_s, self.band)
 
     @cached_property
     def latest(self) -> FloatArray:
@@ -217,10 +217,12 @@ class _Uploads:
         Stationarity of the energy in W reads (v − 1)eᵛ + 1 = price / (time · noise_gain): v = 1 + W₀((· − 1)/e), with Lambert's W.
         """
         v = 1.0 + lambertw((price / (time * self.noise_gain) - 1.0) / np.e).real
-        v = np.fmax(v, self.nats / (time * self.band))
-        # sending at efficiency v takes power noise_gain · nats · (eᵛ − 1)/(v · time)
+        # scipy's W is nan at −1/e itself (price zero), where v = 0
+        lowest = self.nats / (time * self.band)
+        v = np.fmax(v, lowest)
+        # sending at efficiency v takes power noise_gain · nats · (eᵛ − 1)/(v · time); with the whole band the cap is met by ``earliest``
         ratio = self.max_power * time / (self.noise_gain * self.nats)
-        capped = np.expm1(v) > ratio * v
+        capped = (np.expm1(v) > ratio * v) & (v > lowest)
         if np.any(capped):
             q = 1.0 / np.maximum(ratio[capped], 1.0)
             v[capped] = -q - lambertw(-q * np.exp(-q), -1).real
@@ -235,6 +237,16 @@ class _Uploads:
         computing = self.capacitance * (self.cycles / (self.available - time)) ** 3
         at_cap = computing + self.max_power - price * band / time * v / (v + np.expm1(-v))
         return np.where(capped, at_cap, slope)
+
+    def least_band(self) -> FloatArray:
+        """Bandwidth with which full power just meets the deadline, in Hz (+inf where not even the whole band suffices)."""
+        feasible = self.earliest(self.band) <= self.latest
+        time = np.where(feasible, self.latest, 1.0)
+        # with v nats per second and hertz: (eᵛ − 1)/v = max_power · time / (noise_gain · nats)
+        q = np.minimum(self.noise_gain * self.nats / (self.max_power * time), 1.0)
+        efficiency = -q - lambertw(-q * np.exp(-q), -1).real
+        with np.errstate(divide="ignore"):
+            return np.where(feasible, self.nats / (efficiency * time), np.inf)
 
     def scarcity(self, band: FloatArray | float) -> FloatArray:
         """What a hertz less would cost at a bandwidth, in J/Hz (a low estimate where the power limit binds; nan if infeasible)."""
@@ -258,21 +270,497 @@ def _split_band(uploads: _Uploads, weight: FloatArray | float = 1.0) -> _Split:
     """Share the band among the n uploads of each of m slots (arrays of shape (m, n)) at the least Σ weight · energy.
 
     The bandwidth that all ask for together falls with its price; the price at which it equals the band is found by root finding. The
-    problem is convex, so small errors of the price cost energy of second order only: the shares are scaled to fill the band exactly.
+    problem is convex, so an error of the price costs energy of second order only: the shares are scaled to fill the band exactly.
     """
     shape = uploads.nats.shape
-    weight = np.broadcast_to(np.asarray(weight, float), shape)
-    least = uploads.at_price(np.inf)[2] if False else _least_band(uploads)
-    feasible = (least.sum(axis=1) < uploads.band) & np.all(np.isfinite(least), axis=1)
-    if not np.any(feasible):
-        return _Split(np.full(shape, np.inf), np.zeros(shape), np.zeros(shape))
-    some = _Uploads(*(v[feasible] for v in _arrays(uploads)), uploads.slot_s, uploads.band)
-    price = _clearing_price(some, weight[feasible])
-    asked = np.maximum(some.at_price(price[:, None] / weight[feasible])[2], least[feasible])
-    # scale what exceeds the least bandwidths, so that full power still suffices
-    spare = asked - least[feasible]
-    factor = (uploads.band - least[feasible].sum(axis=1)) / np.maximum(spare.sum(axis=1), 1e-300)
-    band, energy, time = np.zeros(shape), np.full(shape, np.inf), np.zeros(shape)
-    band[feasible] = least[feasible] + spare * factor[:, None]
-    energy[feasible], time[feasible] = some.at_band(band[feasible])
+    energy, time, band = np.full(shape, np.inf), np.zeros(shape), np.zeros(shape)
+    least = uploads.least_band()
+    some = least.sum(axis=1) < uploads.band
+    if np.any(some):
+        part, floor = uploads.take(some), least[some]
+        asked = np.maximum(_cleared_bands(part, np.broadcast_to(np.asarray(weight, float), shape)[some]), floor)
+        # scale what exceeds the least bandwidths, so that full power still suffices
+        spare = asked - floor
+        room = uploads.band * (1 - 1e-15) - floor.sum(axis=1, keepdims=True)
+        band[some] = floor + spare * (room / spare.sum(axis=1, keepdims=True))
+        energy[some], time[some] = part.at_band(band[some])
     return _Split(energy, time, band)
+
+
+def _cleared_bands(uploads: _Uploads, weight: FloatArray) -> FloatArray:
+    """Bandwidths (m, n) that the uploads ask for at the price at which they sum to the band."""
+
+    def excess(log_price: FloatArray) -> FloatArray:
+        return uploads.band - uploads.at_price(np.exp(log_price)[:, None] / weight)[2].sum(axis=1)
+
+    # at the lowest price somebody would pay for the last hertz of the whole band, everybody asks for the whole band
+    low = np.log((weight * uploads.scarcity(uploads.band)).min(axis=1))
+    high = low + np.log(8.0)
+    for _ in range(200):
+        short = excess(high) < 0
+        if not np.any(short):
+            break
+        high = np.where(short, high + np.log(8.0), high)
+    price = np.exp(_increasing_root(excess, low, high))
+    return uploads.at_price(price[:, None] / weight)[2]
+
+
+# --- the problem as rows and plans ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """What the search needs of problem and objective.
+
+    ``relevant``: tasks that count (weight > 0, or a target in mode min_energy), (J,); ``weight`` γ_j, zero in mode min_energy, (J,);
+    ``energy_weight``: ξ of the search, see :func:`_terms`; ``target`` ε_j, +inf where there is none; ``total_energy``: limit of mode
+    min_bound, in J; ``max_energy``: more than any schedule can spend, in J.
+    """
+
+    problem: Problem
+    relevant: BoolArray
+    weight: FloatArray
+    energy_weight: float
+    target: FloatArray
+    total_energy: float
+    max_energy: float
+
+    @property
+    def scale(self) -> dict[str, float]:
+        """Multiplier c_k of each term."""
+        return dict(zip(TERMS, self.problem.arrays.term_scale, strict=True))
+
+    def numerators(self, h: FloatArray) -> FloatArray:
+        """The part of Σ_k c_k T_k that depends on h_ij = Σ_s h_s only: T_opt, T_loss and T_part; h (n, I, J) -> (n, J)."""
+        a, scale = self.problem.arrays, self.scale
+        total = h.sum(axis=1)
+        if self.problem.objective.participation == "instant":
+            part = (2.0 * h * a.dissimilarity**2).sum(axis=1)
+        else:
+            imbalance = (np.abs(h - a.aggregation_weight * total[:, None, :]) * a.dissimilarity).sum(axis=1)
+            part = np.divide(2.0 * imbalance**2, total, out=np.zeros_like(total), where=total > 0)
+        return scale["opt"] * a.initial_gap + scale["loss"] * (a.slots - 1) * a.loss_drift + scale["part"] * part
+
+
+def _terms(problem: Problem) -> _Terms:
+    """Read the mode.
+
+    Where energy has no price (mode min_bound, or ξ = 0) the search uses a tiny one, 1e-12 of what any objective has at least: it makes
+    the least energy the tie-breaker and moves the optimum by less than the tolerances.
+    """
+    a, objective = problem.arrays, problem.objective
+    power = a.max_power_w + a.receive_power_w + 0.5 * a.capacitance * a.freq_max_hz**3
+    max_energy = float(power.sum()) * a.slots * a.slot_s
+    limited = objective.mode == "min_bound" and objective.total_energy_j is not None
+    total = objective.total_energy_j if limited and objective.total_energy_j is not None else np.inf
+    if objective.mode == "min_energy":
+        target = a.target
+        return _Terms(problem, np.isfinite(target), np.zeros(a.num_tasks), 1.0, target, total, max_energy)
+    free = np.full(a.num_tasks, np.inf)
+    weight = objective.energy_weight if objective.mode == "weighted" else 0.0
+    most = a.slots * (a.learning_rate * a.max_steps * a.server_weight).sum(axis=0)
+    floor = float((a.weight * FACTOR * a.term_scale[0] * a.initial_gap / np.maximum(most, 1e-300)).sum())
+    return _Terms(problem, a.weight > 0, a.weight, max(weight, 1e-12 * max(floor, 1e-6) / max_energy), free, total, max_energy)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Assignments with their steps, arrays over R rows, and their batches (R, n).
+
+    ``fixed`` and ``noise``: the row's share of Σ_k c_k T_k is fixed + noise · σ²(B), to which T_stale adds stale · span · σ²(B), with
+    span = Σ h κ of the stale work that its aggregation falls into. ``sigma2`` σ²(B); ``alone`` energy in J with the whole band.
+    Batches beyond ``samples`` are padding: infinite energy.
+    """
+
+    device: IntArray
+    task: IntArray
+    start: IntArray
+    end: IntArray
+    steps: IntArray
+    h: FloatArray
+    fixed: FloatArray
+    noise: FloatArray
+    stale: FloatArray
+    batch: IntArray
+    sigma2: FloatArray
+    receive_j: FloatArray
+    alone: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.device)
+
+
+def _candidates(terms: _Terms) -> Iterator[tuple[int, int, int, int, int]]:
+    """(device, task, start, end, steps) that constraints 2 and 4 and C1 allow and that can serve the objective."""
+    a = terms.problem.arrays
+    for i, j in itertools.product(range(a.num_devices), range(a.num_tasks)):
+        # an upload that carries no weight, or of a task that does not count, only costs energy
+        if not (terms.relevant[j] and a.server_weight[i, j] > 0 and a.samples[i, j] >= a.min_batch[j]):
+            continue
+        for start, end in itertools.combinations(range(a.slots + 1), 2):
+            if end - 1 - start <= a.max_staleness[j]:
+                yield from ((i, j, start, end, e) for e in range(1, _most_steps(terms, j) + 1))
+
+
+def _most_steps(terms: _Terms, j: int) -> int:
+    a = terms.problem.arrays
+    if not terms.problem.objective.enforce_conditions:
+        return int(a.max_steps[j])
+    allowed = C1_LIMIT * (1 + PRUNE_TOLERANCE) / (a.learning_rate[j] * a.smoothness[j])
+    return int(min(a.max_steps[j], np.floor(allowed)))
+
+
+def _row_uploads(problem: Problem, rows: _Rows, index: np.ndarray, batch: IntArray) -> _Uploads:
+    """The uploads of rows ``index`` (any shape) with mini-batches ``batch`` of the same shape."""
+    work = (rows.steps[index] * batch).astype(float)
+    return _Uploads.of(problem, rows.device[index], rows.task[index], rows.start[index], rows.end[index], work)
+
+
+def _build_rows(terms: _Terms) -> _Rows:
+    """All rows that are feasible alone with some batch."""
+    a = terms.problem.arrays
+    columns = np.array(list(_candidates(terms)), dtype=np.int64).reshape(-1, 5).T
+    i, j, start, end, steps = columns
+    widest = int((a.samples - a.min_batch + 1)[a.has_data].max()) if len(i) else 1
+    batch = a.min_batch[j][:, None] + np.arange(max(widest, 1))
+    samples = a.samples[i, j][:, None]
+    sigma2 = minibatch_variance(a.gradient_variance[i, j][:, None], np.minimum(batch, samples), samples)
+    receive_j = a.receive_power_w[i] * a.model_bits[j] / a.downlink_bps[i]
+    rows = _Rows(i, j, start, end, steps, *_bound_shares(terms, i, j, start, end, steps), batch, sigma2, receive_j, sigma2)
+    index = np.broadcast_to(np.arange(len(i))[:, None], batch.shape)
+    energy = _row_uploads(terms.problem, rows, index, batch).at_band(a.bandwidth_hz)[0] + receive_j[:, None]
+    energy = np.where(batch <= samples, energy, np.inf)
+    keep = np.isfinite(energy).any(axis=1)
+    arrays = [getattr(rows, name)[keep] for name in _Rows.__dataclass_fields__ if name != "alone"]
+    return _Rows(*arrays, energy[keep])
+
+
+def _bound_shares(
+    terms: _Terms, i: IntArray, j: IntArray, start: IntArray, end: IntArray, steps: IntArray
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """``h``, ``fixed``, ``noise`` and ``stale`` of rows: formulation section 3, with the scaled terms."""
+    a, scale = terms.problem.arrays, terms.scale
+    eta, theta, kappa = a.learning_rate[j], a.server_weight[i, j], end - 1 - start
+    h = eta * theta * prox_step_sum(steps, eta * a.prox[j])
+    aggregated = (eta * theta) ** 2 * prox_step_square_sum(steps, eta * a.prox[j])
+    step = (a.smoothness[j] * eta) ** 2
+    drift = a.gradient_drift[i, j] ** 2 + a.mean_gradient_drift[j] ** 2 / 16.0
+    local = LOCAL_DRIFT_FACTOR * steps**2 * a.dissimilarity[i, j] ** 2
+    fixed = scale["data"] * 2.0 * h * kappa**2 * drift + scale["local"] * 2.0 * h * step * local
+    noise = scale["local"] * 2.0 * h * step * LOCAL_NOISE_FACTOR * steps + scale["noise"] * a.smoothness[j] * aggregated
+    stale = scale["stale"] * STALE_FACTOR * a.smoothness[j] ** 2 * aggregated
+    return h, fixed, noise, stale
+
+
+@dataclass(frozen=True)
+class _Plans:
+    """The plans of one device, P of them, grouped by key (K keys): plans of key k are first[k] … first[k] + count[k] − 1.
+
+    ``rows`` (P, G): the row that uploads in each slot, R (a dummy) where there is none; ``h`` (K, J); ``fixed`` (P, J);
+    ``h_instant`` and ``span`` (P, J, G+1): Σ h_s at aggregation instants, and Σ h_s κ_s inside assignments; ``least_energy`` (P,) J.
+    """
+
+    rows: IntArray
+    fixed: FloatArray
+    h_instant: FloatArray
+    span: FloatArray
+    least_energy: FloatArray
+    h: FloatArray
+    first: IntArray
+    count: IntArray
+
+
+def count_plans(problem: Problem) -> list[int]:
+    """Number of plans of each device: sets of disjoint assignments with their steps."""
+    return _count_plans(_terms(problem))
+
+
+def _count_plans(terms: _Terms) -> list[int]:
+    a = terms.problem.arrays
+    counts = []
+    for i in range(a.num_devices):
+        ways = [1] + [0] * a.slots
+        choices = [(j, _most_steps(terms, j)) for j in range(a.num_tasks) if terms.relevant[j] and a.server_weight[i, j] > 0]
+        for g in range(1, a.slots + 1):
+            lengths = ((n, steps) for n in range(1, g + 1) for j, steps in choices if n - 1 <= a.max_staleness[j])
+            ways[g] = ways[g - 1] + sum(steps * ways[g - n] for n, steps in lengths)
+        counts.append(ways[a.slots])
+    return counts
+
+
+def _row_sets(rows: _Rows, device: int, slots: int) -> list[tuple[int, ...]]:
+    """All sets of disjoint rows of a device, by start."""
+    by_start: list[list[int]] = [[] for _ in range(slots)]
+    for row in np.flatnonzero(rows.device == device):
+        by_start[rows.start[row]].append(int(row))
+    # sets[g]: those that use slots g, g + 1, … only
+    sets: list[list[tuple[int, ...]]] = [[()] for _ in range(slots + 1)]
+    for g in reversed(range(slots)):
+        sets[g] = sets[g + 1] + [(row, *rest) for row in by_start[g] for rest in sets[rows.end[row]]]
+    return sets[0]
+
+
+def _build_plans(terms: _Terms, rows: _Rows, device: int) -> _Plans:
+    """The plans of a device that its energy budget allows with the smallest batches."""
+    a = terms.problem.arrays
+    table = np.full((1, a.slots), len(rows))
+    sets = _row_sets(rows, device, a.slots)
+    table = np.full((len(sets), a.slots), len(rows))
+    for p, members in enumerate(sets):
+        for row in members:
+            table[p, rows.end[row] - 1] = row
+    energy = np.append(rows.alone.min(axis=1, initial=np.inf), 0.0)[table].sum(axis=1)
+    table, energy = table[energy <= a.energy_budget_j[device] * (1 + ROUNDING)], energy[energy <= a.energy_budget_j[device] * (1 + ROUNDING)]
+    per_row = _row_shares(terms, rows)
+    h_instant, span, fixed = (share[table].sum(axis=1) for share in per_row)
+    # sums of equal steps in another order differ in the last digits: they are one key
+    keys = h_instant.sum(axis=2)
+    scale = max(float(keys.max(initial=0.0)), 1e-300)
+    _, inverse = np.unique(np.round(keys / scale, 12), axis=0, return_inverse=True)
+    order = np.argsort(inverse.ravel(), kind="stable")
+    first = np.flatnonzero(np.diff(inverse.ravel()[order], prepend=-1))
+    count = np.diff(np.append(first, len(order)))
+    return _Plans(table[order], fixed[order], h_instant[order], span[order], energy[order], keys[order][first], first, count)
+
+
+def _row_shares(terms: _Terms, rows: _Rows) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Per row and a dummy of zeros: ``h`` at its aggregation (R+1, J, G+1), h κ inside it (R+1, J, G+1), ``fixed`` (R+1, J)."""
+    a = terms.problem.arrays
+    shape = (len(rows) + 1, a.num_tasks, a.slots + 1)
+    h, span, fixed = np.zeros(shape), np.zeros(shape), np.zeros(shape[:2])
+    r = np.arange(len(rows))
+    h[r, rows.task, rows.end] = rows.h
+    fixed[r, rows.task] = rows.fixed
+    inside = (np.arange(a.slots + 1) > rows.start[:, None]) & (np.arange(a.slots + 1) < rows.end[:, None])
+    span[r, rows.task] = inside * (rows.h * (rows.end - 1 - rows.start))[:, None]
+    return h, span, fixed
+
+
+# --- lower bounds by prices ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Prices:
+    """Prices of what couples the plans, in units of energy: ``band`` (G,) the node of :attr:`_Tables.band` of each slot (0 = free);
+    ``budget`` (I,) extra price of a device's energy."""
+
+    band: IntArray
+    budget: FloatArray
+
+
+class _Tables:
+    """Least cost of a row over its batches, at prices of noise, bandwidth and energy.
+
+    ``band`` (G, M): prices of bandwidth in J/Hz, the first one zero; ``priced`` (R, n, M): least energy + price · bandwidth of a batch.
+    """
+
+    def __init__(self, problem: Problem, rows: _Rows) -> None:
+        self.rows = rows
+        self.total_band = problem.arrays.bandwidth_hz
+        index = np.broadcast_to(np.arange(len(rows))[:, None], rows.batch.shape)
+        uploads = _row_uploads(problem, rows, index, np.where(np.isfinite(rows.alone), rows.batch, 0))
+        finite = np.isfinite(rows.alone)
+        self.band = self._band_nodes(problem, uploads.take(finite), (rows.end - 1)[index[finite]])
+        self.priced = np.full((*rows.batch.shape, self.band.shape[1]), np.inf)
+        self.priced[..., 0] = rows.alone
+        some, slot = uploads.take(finite), (rows.end - 1)[index[finite]]
+        receive = rows.receive_j[index[finite]]
+        for m in range(1, self.band.shape[1]):
+            self.priced[finite, m] = some.at_price(self.band[slot, m])[0] + receive
+        self.priced *= 1 - ENERGY_MARGIN
+        self.noise_low, self.noise_log_ratio = self._noise_nodes()
+
+    @staticmethod
+    def _band_nodes(problem: Problem, uploads: _Uploads, slot: IntArray) -> FloatArray:
+        """Prices from where the first upload would give up a hertz of the whole band to where all would give up seven eighths."""
+        a = problem.arrays
+        nodes = np.zeros((a.slots, 1 if a.num_devices == 1 else BAND_NODES))
+        if nodes.shape[1] == 1 or not len(slot):
+            return nodes
+        scarcity = np.stack([uploads.scarcity(a.bandwidth_hz * share) for share in (1.0, 0.5, 0.25, 0.125)])
+        for g in range(a.slots):
+            mine = scarcity[:, slot == g]
+            if np.isfinite(mine).any():
+                nodes[g, 1:] = np.geomspace(np.nanmin(mine), np.nanmax(mine), BAND_NODES - 1)
+        return nodes
+
+    def _noise_nodes(self) -> tuple[FloatArray, FloatArray]:
+        """First positive node and log ratio of the nodes, per row: from where the smallest batch is best to where all samples are."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slope = -np.diff(self.rows.alone, axis=1) / np.diff(self.rows.sigma2, axis=1)
+        good = np.isfinite(slope) & (slope > 0)
+        some = good.any(axis=1)
+        low = np.where(some, 0.5 * np.where(good, slope, np.inf).min(axis=1, initial=np.inf), 1.0)
+        high = np.where(some, 4.0 * np.where(good, slope, 0.0).max(axis=1, initial=0.0), 10.0)
+        return np.append(low, 1.0), np.append(np.log(high / low), 1.0) / (NOISE_NODES - 2)
+
+    def _noise_node(self, row: IntArray, node: IntArray) -> FloatArray:
+        """Price of noise at a node of a row's table, in J; node 0 is zero."""
+        return np.where(node > 0, self.noise_low[row] * np.exp((node - 1) * self.noise_log_ratio[row]), 0.0)
+
+    def least(self, budget: FloatArray) -> FloatArray:
+        """min over B of price · σ²(B) + (1 + budget_i) · energy + band price · W, shape (R+1, N, M); zero for the dummy row."""
+        rows = self.rows
+        factor = 1.0 + budget[rows.device]
+        energy = self._reweighted(factor) if np.any(budget > 0) else self.priced
+        result = np.zeros((len(rows) + 1, NOISE_NODES, self.band.shape[1]))
+        every = np.arange(len(rows))
+        for node in range(NOISE_NODES):
+            noise = self._noise_node(every, np.full(len(rows), node))[:, None] * rows.sigma2
+            result[:-1, node] = (noise[:, :, None] + energy).min(axis=1)
+        return result
+
+    def _reweighted(self, factor: FloatArray) -> FloatArray:
+        """factor · priced(band price / factor), by linear interpolation in the price."""
+        nodes = self.band[self.rows.end - 1]
+        wanted = nodes / factor[:, None]
+        result = np.empty_like(self.priced)
+        for r in range(len(self.rows)):
+            if nodes.shape[1] == 1 or nodes[r, -1] == 0:
+                result[r] = factor[r] * self.priced[r]
+                continue
+            left = np.clip(np.searchsorted(nodes[r], wanted[r], side="right") - 1, 0, nodes.shape[1] - 2)
+            t = (wanted[r] - nodes[r, left]) / (nodes[r, left + 1] - nodes[r, left])
+            with np.errstate(invalid="ignore"):
+                mixed = (1 - t) * self.priced[r][:, left] + t * self.priced[r][:, left + 1]
+            result[r] = factor[r] * np.where(np.isnan(mixed), np.inf, mixed)
+        return result
+
+    def read(self, table: FloatArray, row: IntArray, price: FloatArray) -> FloatArray:
+        """``table[row]`` at a price of noise, interpolated; beyond the last node its value there (valid: it only grows)."""
+        with np.errstate(divide="ignore"):
+            position = np.log(price / self.noise_low[row]) / self.noise_log_ratio[row]
+        left = np.clip(np.floor(np.maximum(position, -1.0)).astype(np.int64) + 1, 0, NOISE_NODES - 2)
+        low, high = self._noise_node(row, left), self._noise_node(row, left + 1)
+        t = np.clip((price - low) / (high - low), 0.0, 1.0)
+        t = t.reshape(t.shape + (1,) * (table.ndim - 2))
+        return (1 - t) * table[row, left] + t * table[row, left + 1]
+
+
+@dataclass(frozen=True)
+class _Quote:
+    """How combinations of keys are priced, arrays over n combinations: a joint plan costs at least offset + scale · (cost of its rows),
+    rows at ``rate`` (n, J) joules per unit of Σ_k c_k T_k, in joules; ``bound``: lower bound over all joint plans of the combination.
+    """
+
+    bound: FloatArray
+    offset: FloatArray
+    scale: FloatArray
+    rate: FloatArray
+
+    def take(self, index: np.ndarray) -> _Quote:
+        """The quotes at ``index``."""
+        return _Quote(self.bound[index], self.offset[index], self.scale[index], self.rate[index])
+
+    def best(self, other: _Quote) -> _Quote:
+        """Elementwise the one of larger bound."""
+        better = other.bound > self.bound
+        pick = [np.where(better, getattr(other, name), getattr(self, name)) for name in ("bound", "offset", "scale")]
+        return _Quote(*pick, np.where(better[:, None], other.rate, self.rate))
+
+
+class _Relaxation:
+    """Lower bounds of combinations of keys and of plans at fixed prices of bandwidth and budgets.
+
+    ``row_cost`` (R+1, N, M): :meth:`_Tables.least`; ``plan_cost[i][j]`` (P, Q): cost of a device's plans in one task at the rates
+    ``nodes[j]`` (Q,); ``key_cost[i]`` (K, Q^J): least total over the plans of a key; ``paid``: what the prices give back, in J.
+    """
+
+    def __init__(self, problem: Problem, tables: _Tables, plans: Sequence[_Plans], nodes: Sequence[FloatArray], prices: _Prices) -> None:
+        a, rows = problem.arrays, tables.rows
+        self.tables, self.plans, self.nodes = tables, plans, nodes
+        self.row_cost = tables.least(prices.budget)
+        budgets = np.where(prices.budget > 0, a.energy_budget_j, 0.0)
+        self.budget_paid = float((prices.budget * budgets).sum())
+        self.paid = self.budget_paid + float(tables.band[np.arange(a.slots), prices.band].sum()) * a.bandwidth_hz
+        node = np.append(prices.band[rows.end - 1], 0)
+        at_band = np.take_along_axis(self.row_cost, node[:, None, None], axis=2)[..., 0]
+        self.plan_cost = [[self._plan_costs(plan, at_band, j) for j in range(a.num_tasks)] for plan in plans]
+        self.key_cost = [self._key_costs(plan, costs) for plan, costs in zip(plans, self.plan_cost, strict=True)]
+
+    def _plan_costs(self, plan: _Plans, at_band: FloatArray, j: int) -> FloatArray:
+        rows = self.tables.rows
+        mine = np.flatnonzero(rows.task == j)
+        cost = np.zeros((len(rows) + 1, len(self.nodes[j])))
+        for q, rate in enumerate(self.nodes[j]):
+            cost[mine, q] = rate * rows.fixed[mine] + self.tables.read(at_band, mine, rate * rows.noise[mine])
+        return cost[plan.rows].sum(axis=1)
+
+    @staticmethod
+    def _key_costs(plan: _Plans, costs: Sequence[FloatArray]) -> FloatArray:
+        total = costs[0]
+        for cost in costs[1:]:
+            total = (total[:, :, None] + cost[:, None, :]).reshape(len(total), -1)
+        return np.minimum.reduceat(total, plan.first, axis=0)
+
+    def cell(self, rate: FloatArray) -> tuple[IntArray, FloatArray]:
+        """Node left of each rate and the position between it and the next, both (n, J)."""
+        left, t = np.zeros(rate.shape, dtype=np.int64), np.zeros(rate.shape)
+        for j, nodes in enumerate(self.nodes):
+            left[:, j] = np.clip(np.searchsorted(nodes, rate[:, j], side="right") - 1, 0, len(nodes) - 2)
+            low = nodes[left[:, j]]
+            t[:, j] = np.clip((rate[:, j] - low) / (nodes[left[:, j] + 1] - low), 0.0, 1.0)
+        return left, t
+
+    def keys_cost(self, keys: IntArray, rate: FloatArray) -> FloatArray:
+        """Least cost of each device's key at the rates, (n, I): multilinear interpolation of concave functions, hence from below."""
+        left, t = self.cell(rate)
+        cost = np.zeros(keys.shape)
+        for corner in itertools.product((0, 1), repeat=rate.shape[1]):
+            flat, share = np.zeros(len(rate), dtype=np.int64), np.ones(len(rate))
+            for j, side in enumerate(corner):
+                flat = flat * len(self.nodes[j]) + left[:, j] + side
+                share = share * (t[:, j] if side else 1 - t[:, j])
+            for i, table in enumerate(self.key_cost):
+                cost[:, i] += share * table[keys[:, i], flat]
+        return cost
+
+    def plans_cost(self, device: int, plan: IntArray, left: IntArray, t: FloatArray) -> FloatArray:
+        """Least cost of plans of a device at rates given by their cells."""
+        cost = np.zeros(len(plan))
+        for j, table in enumerate(self.plan_cost[device]):
+            cost += (1 - t[:, j]) * table[plan, left[:, j]] + t[:, j] * table[plan, left[:, j] + 1]
+        return cost
+
+
+class _Combinations:
+    """Combinations of keys, one key a device, numbered 0 … total − 1, and how they are priced.
+
+    In mode min_energy the rate of each task with a target is free; in mode min_bound with a limit the price of energy is free: the best
+    of a grid, then of a few steps of pattern search.
+    """
+
+    def __init__(self, terms: _Terms, rows: _Rows, plans: Sequence[_Plans], tables: _Tables) -> None:
+        self.terms, self.rows, self.plans = terms, rows, plans
+        self.sizes = tuple(len(plan.h) for plan in plans)
+        self.total = int(np.prod(self.sizes, dtype=float))
+        self.least_energy = [np.minimum.reduceat(plan.least_energy, plan.first) for plan in plans]
+        self.least_fixed = [np.minimum.reduceat(plan.fixed, plan.first, axis=0) for plan in plans]
+        self.free_rates, self.free_scales = self._free_prices(tables)
+        self.nodes = self._rate_nodes()
+
+    def keys(self, flat: IntArray) -> IntArray:
+        """Key of each device, (n, I)."""
+        return np.stack(np.unravel_index(flat, self.sizes), axis=1)
+
+    def sums(self, keys: IntArray) -> tuple[FloatArray, FloatArray]:
+        """H_j and the numerators that follow from it, both (n, J)."""
+        h = np.stack([plan.h[keys[:, i]] for i, plan in enumerate(self.plans)], axis=1)
+        return h.sum(axis=1), self.terms.numerators(h)
+
+    def _free_prices(self, tables: _Tables) -> tuple[list[FloatArray], FloatArray]:
+        """Grids of the free rates per task, and of the free price of energy."""
+        a, terms, rows = self.terms.problem.arrays, self.terms, self.rows
+        low, high = tables.noise_low[:-1], tables.noise_low[:-1] * np.exp(tables.noise_log_ratio[:-1] * (NOISE_NODES - 2))
+        rates = []
+        for j in range(a.num_tasks):
+            some = (rows.task == j) & (rows.noise > 0)
+            ends = ((low / rows.noise)[some].min(), (high / rows.noise)[some].max()) if np.any(some) else (1e-6, 1e6)
+            rates.append(np.geomspace(*ends, 24))
+        most = sum(plan.h.max(axis=0) for plan in self.plans)
+        used = terms.relevant & (most > 0)
+        value = (terms.weight * FACTOR / np.where(used, most, 1.0))[used]
+        if not len(value) or not value.max() > 0:
+            return rates, np.ones(1)
+        ends = (value.max() / max(r[-1] for r in rates), value.max() * 64.0 / min(r[0] for r in rates))
+        return rates, np.geomspace(*ends, 24)

@@ -1,0 +1,159 @@
+"""The default solver: column generation and SCA on the assignment form, diving, and local moves on the exact objective.
+
+Phases (formulation 4b, 4c): a relaxation over all candidate assignments (:mod:`schedopt.sca.loop`), a Lagrangian lower bound
+(:mod:`schedopt.certify`), diving over devices (:mod:`schedopt.rounding`), polish (:mod:`schedopt.polish`), and, if asked, branching on
+the bound until the gap is proven. A feasible schedule is held from the first master on; what is held is returned whenever it stops.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from schedopt.certify import certify
+from schedopt.feasibility import unreachable_reason
+from schedopt.formulation.candidates import Candidates, build_candidates
+from schedopt.polish import DualPrices, polish
+from schedopt.problem import Problem
+from schedopt.repair import repair
+from schedopt.result import SolveResult, SolveStatus
+from schedopt.rounding import dive, round_columns, supported_plans
+from schedopt.sca.conic import check_backend
+from schedopt.sca.loop import RelaxedSolution, solve_relaxation
+from schedopt.sca.master import MasterPoint
+from schedopt.schedule import Schedule
+from schedopt.solvers.base import Incumbent, ProgressCallback, SolverSettings, TimeLimitReached
+from schedopt.state import State, state_of
+
+__all__ = ["AssignmentSca"]
+
+#: Masters of the relaxation at which a quick schedule is made of it.
+_EARLY = (1, 3, 6, 12)
+
+
+class AssignmentSca:
+    """Assignment-form SCA with column generation (``sca``)."""
+
+    name = "sca"
+
+    def solve(
+        self, problem: Problem, *, settings: SolverSettings, seed: int = 0, progress: ProgressCallback | None = None
+    ) -> SolveResult:
+        """Best schedule found, with a proven lower bound; deterministic, so ``seed`` is only recorded."""
+        check_backend(settings.backend)
+        held = Incumbent(problem, settings, progress)
+        reason = unreachable_reason(problem)
+        if reason is not None:
+            return held.result(self.name, SolveStatus.INFEASIBLE, seed=seed, reason=reason)
+        run = _Run(problem, settings, held)
+        status = SolveStatus.SOLVED
+        try:
+            run.all_phases()
+        except TimeLimitReached:
+            status = SolveStatus.TIME_LIMIT
+        except KeyboardInterrupt:
+            status = SolveStatus.INTERRUPTED
+        return held.result(
+            self.name, status, seed=seed, reason=run.reason, backend=settings.backend, lower_bound_method=run.method, kkt_residual=run.step
+        )
+
+
+class _Run:
+    """One solve: the phases and what they hand on."""
+
+    def __init__(self, problem: Problem, settings: SolverSettings, held: Incumbent) -> None:
+        self.problem, self.settings, self.held = problem, settings, held
+        self.reason = "no schedule was found that meets every constraint"
+        self.method: str | None = None
+        self.step: float | None = None
+        self.best: State | None = None
+
+    def all_phases(self) -> None:
+        """Relax, bound, dive, polish, certify."""
+        candidates = build_candidates(self.problem)
+        if self._trivial(candidates):
+            return
+        relaxed = self._relax(candidates)
+        self._bound(candidates, relaxed, boxes=1)
+        self._dive(candidates, relaxed)
+        self._polish(candidates, relaxed.point)
+        if self.settings.certify and self.held.schedule is not None:
+            self._bound(candidates, relaxed, boxes=10_000)
+
+    def _trivial(self, candidates: Candidates) -> bool:
+        """The empty schedule is optimal if nothing needs training (all weights zero, no energy to gain)."""
+        self.held.offer(Schedule.empty())
+        if self.held.objective == 0.0:
+            self.held.raise_lower_bound(0.0)
+            self.method = "nothing needs training"
+            return True
+        return len(candidates) == 0
+
+    def _tick(self, phase: str) -> None:
+        self.held.record(phase)
+        self.held.check_time()
+
+    def _offer(self, state: State | None) -> None:
+        """Keep the state if it is the best so far, and its schedule if it is feasible."""
+        if state is None:
+            return
+        if self.best is None or state.merit < self.best.merit:
+            self.best = state
+        self.held.offer(state.schedule)
+
+    def _relax(self, candidates: Candidates) -> RelaxedSolution:
+        def on_iteration(count: int, point: MasterPoint, merit: float) -> None:
+            self.held.iteration = count
+            if count in _EARLY:
+                plans, _ = supported_plans(candidates, point)
+                self._offer(repair(self.problem, round_columns(self.problem, candidates, plans, point)))
+            self._tick("relax")
+
+        relaxed = solve_relaxation(
+            self.problem,
+            candidates,
+            backend=self.settings.backend,
+            max_iterations=self.settings.max_iterations,
+            on_iteration=on_iteration,
+        )
+        self.step = relaxed.step
+        return relaxed
+
+    def _bound(self, candidates: Candidates, relaxed: RelaxedSolution, *, boxes: int) -> None:
+        upper = self.held.objective
+        if not np.isfinite(upper):
+            return
+
+        def on_box(count: int, bound: float) -> None:
+            self.held.raise_lower_bound(min(bound, upper))
+            self._tick("certify")
+
+        self.method = "Lagrangian bound by shortest paths, branching on H"
+        proven = certify(
+            self.problem,
+            candidates,
+            relaxed.point,
+            relaxed.pool,
+            upper,
+            backend=self.settings.backend,
+            target_gap=self.settings.target_gap if boxes > 1 else 0.0,
+            max_boxes=boxes,
+            on_box=on_box,
+        )
+        self.held.raise_lower_bound(min(proven.value, upper))
+
+    def _dive(self, candidates: Candidates, relaxed: RelaxedSolution) -> None:
+        def on_round(_: int, point: MasterPoint) -> None:
+            self._tick("dive")
+
+        dived = dive(self.problem, candidates, relaxed, backend=self.settings.backend, on_round=on_round)
+        if dived is not None:
+            self._offer(repair(self.problem, round_columns(self.problem, candidates, *dived)))
+        self._tick("round")
+
+    def _polish(self, candidates: Candidates, point: MasterPoint) -> None:
+        if self.best is None:
+            return
+        duals = DualPrices(float(point.prices.energy.min()), point.prices.noise)
+        state = polish(self.problem, candidates, self.best, duals, on_round=lambda: self._tick("polish"), on_improvement=self._offer)
+        self._offer(state_of(self.problem, state.schedule))
+        self._tick("polish")
