@@ -87,9 +87,7 @@ def problem_text(problem: Problem) -> str:
     return dumps(problem.to_dict())
 
 
-def schedule_text(
-    problem: Problem, schedule: Schedule, result: SolveResult | None = None, *, evaluation: Evaluation | None = None
-) -> str:
+def schedule_text(problem: Problem, schedule: Schedule, result: SolveResult | None = None, *, evaluation: Evaluation | None = None) -> str:
     """The text of ``schedule.json``; arguments as :func:`~schedopt.files.schedule_to_dict`."""
     return dumps(schedule_to_dict(problem, schedule, result, evaluation=evaluation))
 

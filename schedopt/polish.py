@@ -9,29 +9,33 @@ assignment with the same interval; "drop" needs no candidate.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from schedopt.bounds.async_schedule import FACTOR, STALE_FACTOR, aggregate
-from schedopt.formulation.candidates import Candidates, Prices, make_columns, price, price_columns
+from schedopt.formulation.candidates import (
+    Candidates,
+    Columns,
+    Priced,
+    Prices,
+    best_paths,
+    make_columns,
+    price,
+    price_columns,
+)
 from schedopt.formulation.resources import marginal_bandwidth_value
 from schedopt.problem import TERMS, FloatArray, IntArray, Problem
 from schedopt.schedule import Schedule
-from schedopt.state import State, reallocate
+from schedopt.state import Merit, State, reallocate
 
-__all__ = ["DualPrices", "marginal_prices", "polish"]
+__all__ = ["marginal_prices", "polish"]
 
-@dataclass(frozen=True)
-class DualPrices:
-    """Prices that only the relaxation knows: ``energy`` per J (modes min_bound) and ``error`` per unit of N_j (min_energy), shape (J,)."""
+def marginal_prices(problem: Problem, state: State, merit: Merit) -> Prices:
+    """First-order prices of energy, bandwidth, h and errors at a schedule (gradients of the objective).
 
-    energy: float
-    error: FloatArray
-
-
-def marginal_prices(problem: Problem, state: State, duals: DualPrices) -> Prices:
-    """First-order prices of energy, bandwidth, h and errors at a schedule (gradients of the exact objective)."""
+    Limits of the mode count at the relaxation's prices, and at the penalty's where a target is missed.
+    """
     a, mode = problem.arrays, problem.objective.mode
     scale = dict(zip(TERMS, a.term_scale, strict=True))
     sums = aggregate(a, state.schedule)
@@ -41,9 +45,10 @@ def marginal_prices(problem: Problem, state: State, duals: DualPrices) -> Prices
     noise = w / h
     total_terms = np.where(np.isfinite(bound.total), bound.total, 0.0) * h / FACTOR
     value = noise * total_terms / h
-    energy = {"weighted": problem.objective.energy_weight, "min_energy": 1.0, "min_bound": duals.energy}[mode]
+    energy = {"weighted": problem.objective.energy_weight, "min_energy": 1.0, "min_bound": merit.energy_price / merit.factor}[mode]
     if mode == "min_energy":
-        noise = np.where(np.isfinite(a.target), duals.error, 0.0)
+        missed = merit.target_misses(state.evaluation) > 0
+        noise = np.where(np.isfinite(a.target), merit.target_price * np.where(missed, 1.0, 1.0 / merit.factor), 0.0)
         value = noise * np.where(np.isfinite(a.target), a.target, 0.0) / FACTOR
     worth = np.broadcast_to(value, a.has_data.shape)
     if problem.objective.participation == "horizon":
@@ -65,85 +70,154 @@ def marginal_prices(problem: Problem, state: State, duals: DualPrices) -> Prices
 
 
 @dataclass(frozen=True)
-class _Moves:
-    """Moves by estimated gain: candidate to insert (−1 = drop only), its steps and batch, and the device whose plan changes."""
+class _Move:
+    """Replace what a device does in [start, end) by the given rows (possibly none); ``gain`` is the estimated improvement."""
 
-    candidate: IntArray
-    device: IntArray
-    start: IntArray
-    end: IntArray
-    steps: FloatArray
-    batch: FloatArray
-    gain: FloatArray
+    device: int
+    start: int
+    end: int
+    insert: Schedule
+    gain: float
 
 
-def _current_costs(problem: Problem, candidates: Candidates, state: State, prices: Prices) -> FloatArray:
-    """Cost of each assignment of the schedule at the prices, shape (n,)."""
-    s, a = state.schedule, problem.arrays
-    index = candidates.find(s.device, s.task, s.start, s.end)
-    columns = make_columns(candidates.take(index), index, s.steps, s.steps * s.batch, state.evaluation.physics.upload_s, s.bandwidth_hz)
-    return price_columns(candidates, columns, prices)
+@dataclass(frozen=True)
+class _Ledger:
+    """What each of some columns costs and brings: resource cost, cost with h and errors, and its part of the targets' slack.
+
+    ``surplus`` is (3/8) ε h − errors, by which a column lowers its task's miss (zero outside mode min_energy).
+    """
+
+    task: IntArray
+    resource: FloatArray
+    cost: FloatArray
+    energy: FloatArray
+    surplus: FloatArray
 
 
-def _moves(problem: Problem, candidates: Candidates, state: State, prices: Prices, most: int) -> _Moves:
-    """The ``most`` moves of largest estimated gain, and all drops that gain."""
-    s, a = state.schedule, problem.arrays
-    current = _current_costs(problem, candidates, state, prices)
-    priced = price(candidates, prices)
-    columns = priced.columns
-    k = columns.candidate
-    device, start, end = candidates.device[k], candidates.start[k], candidates.end[k]
-    freed = _overlapped_cost(a.num_devices, a.slots, s, current, device, start, end)
-    gain = freed - priced.cost[k]
-    order = np.argsort(-gain, kind="stable")
-    order = order[gain[order] > 0][:most]
-    task = candidates.task[k[order]]
-    batch = np.clip(np.round(columns.work[order] / columns.steps[order]), a.min_batch[task], a.samples[device[order], task])
-    drop = np.argsort(-current, kind="stable")
-    drop = drop[current[drop] > -0.2 * np.median(np.abs(current))][: max(1, most // 4)] if len(s) else drop[:0]
-    return _Moves(
-        candidate=np.concatenate([k[order], np.full(len(drop), -1)]),
-        device=np.concatenate([device[order], s.device[drop]]),
-        start=np.concatenate([start[order], s.start[drop]]),
-        end=np.concatenate([end[order], s.end[drop]]),
-        steps=np.concatenate([columns.steps[order], np.zeros(len(drop))]),
-        batch=np.concatenate([batch, np.zeros(len(drop))]),
-        gain=np.concatenate([gain[order], current[drop]]),
+def _ledger(problem: Problem, candidates: Candidates, columns: Columns, prices: Prices) -> _Ledger:
+    a = problem.arrays
+    task = candidates.task[columns.candidate]
+    bare = replace(prices, value=np.zeros_like(prices.value), noise=np.zeros_like(prices.noise), span_h=None, instant_noise=None)
+    surplus = np.zeros(len(columns))
+    if problem.objective.mode == "min_energy":
+        target = np.where(np.isfinite(a.target), a.target, 0.0)[task]
+        surplus = np.where(target > 0, target / FACTOR * columns.h - columns.error, 0.0)
+    return _Ledger(
+        task,
+        price_columns(candidates, columns, bare),
+        price_columns(candidates, columns, prices),
+        columns.energy_j,
+        surplus,
     )
 
 
-def _overlapped_cost(
-    devices: int, slots: int, s: Schedule, cost: FloatArray, device: IntArray, start: IntArray, end: IntArray
+def _current_columns(candidates: Candidates, state: State) -> Columns:
+    s = state.schedule
+    index = candidates.find(s.device, s.task, s.start, s.end)
+    return make_columns(candidates.take(index), index, s.steps, s.steps * s.batch, state.evaluation.physics.upload_s, s.bandwidth_hz)
+
+
+def _gains(problem: Problem, state: State, merit: Merit, now: _Ledger, new: _Ledger, freed: Callable[[FloatArray], FloatArray]) -> FloatArray:
+    """Estimated improvement of the merit for each new column in place of what it overlaps.
+
+    To first order in H and N; the penalties of missed limits are piecewise linear and are taken exactly.
+    """
+    mode = problem.objective.mode
+    if mode == "weighted":
+        return freed(now.cost) - new.cost
+    evaluation = state.evaluation
+    if mode == "min_bound":
+        # prices carry the energy at the limit's price: take the excess over the limit apart
+        miss, weight = merit.energy_miss(evaluation), merit.energy_price
+        change = new.energy - freed(now.energy)
+        exact = weight * (np.maximum(miss + change, 0.0) - max(miss, 0.0))
+        return freed(now.cost) - new.cost - exact
+    miss = merit.target_misses(evaluation)
+    total = freed(now.resource) - new.resource
+    for j in np.flatnonzero(np.isfinite(problem.arrays.target)):
+        change = freed(np.where(now.task == j, now.surplus, 0.0)) - np.where(new.task == j, new.surplus, 0.0)
+        total -= merit.target_price[j] * (np.maximum(miss[j] + change, 0.0) - max(miss[j], 0.0))
+    return total
+
+
+def _rows(problem: Problem, candidates: Candidates, columns: Columns) -> Schedule:
+    """Assignments of columns with whole batches; resources not yet set."""
+    a, k = problem.arrays, columns.candidate
+    i, j = candidates.device[k], candidates.task[k]
+    batch = np.clip(np.round(columns.work / columns.steps), a.min_batch[j], a.samples[i, j])
+    zero = np.zeros(len(k))
+    return Schedule(i, j, candidates.start[k], candidates.end[k], columns.steps, batch, zero, zero, zero)
+
+
+def _moves(problem: Problem, candidates: Candidates, state: State, merit: Merit, most: int) -> list[_Move]:
+    """The ``most`` single insertions of largest estimated gain, the best drops, and a new plan for every device; best first."""
+    a, s = problem.arrays, state.schedule
+    prices = marginal_prices(problem, state, merit)
+    now = _ledger(problem, candidates, _current_columns(candidates, state), prices)
+    priced = price(candidates, prices)
+    columns, k = priced.columns, priced.columns.candidate
+    device, start, end = candidates.device[k], candidates.start[k], candidates.end[k]
+
+    def freed(values: FloatArray) -> FloatArray:
+        return _overlapped(a.num_devices, a.slots, s, values, device, start, end)
+
+    gain = _gains(problem, state, merit, now, _ledger(problem, candidates, columns, prices), freed)
+    order = np.argsort(-gain, kind="stable")
+    order = order[gain[order] > 0][:most]
+    rows = _rows(problem, candidates, columns.take(order))
+    moves = [_Move(int(device[o]), int(start[o]), int(end[o]), rows.take([m]), float(gain[o])) for m, o in enumerate(order)]
+    moves += _drops(problem, state, merit, now, max(1, most // 4))
+    moves += _plans(problem, candidates, s, now, priced)
+    return sorted(moves, key=lambda move: -move.gain)
+
+
+def _drops(problem: Problem, state: State, merit: Merit, now: _Ledger, most: int) -> list[_Move]:
+    """The assignments that seem least worth their cost; the estimate is too coarse to tell sign, so the best few are tried."""
+    s = state.schedule
+    nothing = _Ledger(np.full(len(s), -1), *(np.zeros(len(s)) for _ in range(4)))
+    gain = _gains(problem, state, merit, now, nothing, lambda values: values)
+    order = np.argsort(-gain, kind="stable")
+    order = order[gain[order] > -0.2 * np.median(np.abs(gain))][:most] if len(s) else order
+    return [_Move(int(s.device[o]), int(s.start[o]), int(s.end[o]), Schedule.empty(), float(gain[o])) for o in order]
+
+
+def _plans(problem: Problem, candidates: Candidates, s: Schedule, now: _Ledger, priced: Priced) -> list[_Move]:
+    """The cheapest whole plan of every device whose present plan is dearer."""
+    a = problem.arrays
+    paths = best_paths(candidates, priced.cost)
+    gain = np.bincount(s.device, weights=now.cost, minlength=a.num_devices) - paths.value
+    chosen = priced.columns.take(np.isin(priced.columns.candidate, paths.chosen))
+    rows = _rows(problem, candidates, chosen)
+    devices = np.flatnonzero(gain > 0)
+    return [_Move(int(i), 0, a.slots, rows.take(rows.device == i), float(gain[i])) for i in devices]
+
+
+def _overlapped(
+    devices: int, slots: int, s: Schedule, values: FloatArray, device: IntArray, start: IntArray, end: IntArray
 ) -> FloatArray:
-    """Σ of the costs of a device's assignments that overlap [start, end), for each query."""
+    """Σ of the values of a device's assignments that overlap [start, end), for each query."""
     begins, ends = np.zeros((devices, slots + 1)), np.zeros((devices, slots + 1))
-    np.add.at(begins, (s.device, s.start), cost)
-    np.add.at(ends, (s.device, s.end), cost)
+    np.add.at(begins, (s.device, s.start), values)
+    np.add.at(ends, (s.device, s.end), values)
     begun, ended = np.cumsum(begins, axis=1), np.cumsum(ends, axis=1)
     # those that begin before the end, less those that have ended by the start
     return begun[device, end - 1] - ended[device, start]
 
 
-def _apply(problem: Problem, candidates: Candidates, state: State, moves: _Moves, m: int) -> State | None:
-    """The schedule after move ``m``, with the resources of the touched slots re-allocated; None if that is impossible."""
+def _apply(problem: Problem, state: State, move: _Move) -> State | None:
+    """The schedule after ``move``, with the resources of the touched slots re-allocated; None if that is impossible."""
     s = state.schedule
-    hit = (s.device == moves.device[m]) & (s.start < moves.end[m]) & (s.end > moves.start[m])
-    touched = set((s.end[hit] - 1).tolist())
-    kept = s.take(~hit)
-    if moves.candidate[m] >= 0:
-        k = moves.candidate[m]
-        touched.add(int(candidates.end[k] - 1))
-        row = [candidates.device[k], candidates.task[k], candidates.start[k], candidates.end[k], moves.steps[m], moves.batch[m], 0, 0, 0]
-        kept = kept.concat(Schedule(*([value] for value in row)))
-    again = np.isin(kept.end - 1, list(touched))
-    return reallocate(problem, kept, again)
+    hit = (s.device == move.device) & (s.start < move.end) & (s.end > move.start)
+    touched = np.concatenate([s.end[hit], move.insert.end])
+    merged = s.take(~hit).concat(move.insert)
+    return reallocate(problem, merged, np.isin(merged.end, touched))
 
 
 def polish(
     problem: Problem,
     candidates: Candidates,
     state: State,
-    duals: DualPrices,
+    merit: Merit,
     *,
     max_rounds: int = 30,
     moves_per_round: int = 60,
@@ -155,22 +229,22 @@ def polish(
 
     ``on_improvement(state)`` sees every better schedule, ``on_round()`` every round; both may raise to stop.
     """
+    value = merit(state)
     for _ in range(max_rounds):
         if on_round is not None:
             on_round()
-        before = state.merit
-        prices = marginal_prices(problem, state, duals)
-        moves = _moves(problem, candidates, state, prices, moves_per_round)
+        before = value
         changed: set[int] = set()
-        for m in range(len(moves.gain)):
-            if int(moves.device[m]) in changed:
+        for move in _moves(problem, candidates, state, merit, moves_per_round):
+            if move.device in changed:
                 continue
-            new = _apply(problem, candidates, state, moves, m)
-            if new is not None and new.merit < state.merit - tolerance * abs(state.merit):
-                state = new
-                changed.add(int(moves.device[m]))
+            new = _apply(problem, state, move)
+            reached = np.inf if new is None else merit(new)
+            if new is not None and reached < value - tolerance * abs(value):
+                state, value = new, reached
+                changed.add(move.device)
                 if on_improvement is not None:
                     on_improvement(state)
-        if not state.merit < before - tolerance * abs(before):
+        if not value < before - tolerance * abs(before):
             break
     return state

@@ -30,7 +30,7 @@ def repair(problem: Problem, schedule: Schedule) -> State | None:
             return None
         state = state_of(problem, schedule)
         if state is not None:
-            return state if np.isfinite(state.merit) or not problem.objective.enforce_conditions else None
+            return state
         schedule = _fit_budgets(problem, schedule)
     return None
 

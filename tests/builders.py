@@ -58,7 +58,9 @@ def plain_task(**changes: Any) -> dict[str, Any]:
     return task | changes
 
 
-def plain_device(name: str = "d0", tasks: tuple[str, ...] = ("t0",), *, pair: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+def plain_device(
+    name: str = "d0", tasks: tuple[str, ...] = ("t0",), *, pair: dict[str, Any] | None = None, **changes: Any
+) -> dict[str, Any]:
     """A device whose channel has a signal-to-noise ratio of 3 at 0.3 W and 1 MHz: 2 Mbit/s."""
     entry = {"samples": 100, "cycles_per_sample": 1.0e6, "gradient_variance": 4.0, "dissimilarity": 0.5} | (pair or {})
     device = {
@@ -256,7 +258,7 @@ def feasible_assignments(rng: np.random.Generator, problem: ProblemDict) -> list
 
     May be empty when nothing fits.
     """
-    timed = [s for s in _random_intervals(rng, problem)]
+    timed = _random_intervals(rng, problem)
     uploads = np.bincount([s["end"] - 1 for s in timed], minlength=problem["horizon"]["slots"])
     full = [_with_resources(rng, problem, s, int(uploads[s["end"] - 1])) for s in timed]
     kept = [s for s in full if s is not None]

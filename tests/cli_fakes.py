@@ -71,9 +71,7 @@ class _Fake:
 
     name = "fake"
 
-    def solve(
-        self, problem: Problem, *, settings: SolverSettings, seed: int = 0, progress: ProgressCallback | None = None
-    ) -> SolveResult:
+    def solve(self, problem: Problem, *, settings: SolverSettings, seed: int = 0, progress: ProgressCallback | None = None) -> SolveResult:
         incumbent = Incumbent(problem, settings, progress)
         incumbent.iteration = 3
         incumbent.raise_lower_bound(300.0)

@@ -345,9 +345,7 @@ def evaluate(problem: ProblemDict, assignments: list[AssignmentDict]) -> Values:
         device_energy[s["device"]] += value.energy_j
     tasks = [task_bound(problem, j, assignments) for j in range(len(problem["tasks"]))]
     energy = sum(value.energy_j for value in physics)
-    values = Values(
-        physics, tasks, energy, list(task_energy.values()), list(device_energy.values()), _objective(problem, tasks, energy)
-    )
+    values = Values(physics, tasks, energy, list(task_energy.values()), list(device_energy.values()), _objective(problem, tasks, energy))
     values.rows = [
         *_occupancy_rows(problem, assignments),
         *_assignment_rows(problem, assignments, physics),

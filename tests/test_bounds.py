@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -146,16 +147,14 @@ def test_a_tiny_prox_leaves_the_bound_as_it_is() -> None:
 
 def test_prox_shortens_h() -> None:
     """ηρ = 1/2, e = 3: A = 7/4 and A2 = 21/16."""
-    problem = plain_problem(tasks=[plain_task(prox=50.0)])
-    sums = aggregate(*(lambda p, s: (p.arrays, s))(*make(problem, [plain_assignment(steps=3)])))
+    instance, schedule = make(plain_problem(tasks=[plain_task(prox=50.0)]), [plain_assignment(steps=3)])
+    sums = aggregate(instance.arrays, schedule)
     assert sums.h == pytest.approx([0.01 * 1.75], rel=1e-14)
     assert sums.noise == pytest.approx([1e-4 * 21 / 16 * 0.16], rel=1e-13)
 
 
 def test_minibatch_variance_is_that_of_sampling_without_replacement() -> None:
     """Exhaustively: the variance of the mean of B of D numbers over all subsets is V(1/B − 1/D), V with D − 1."""
-    from itertools import combinations
-
     x = np.array([0.3, -1.2, 2.5, 0.9, -0.4, 1.7])
     for batch in range(1, len(x) + 1):
         means = [x[list(chosen)].mean() for chosen in combinations(range(len(x)), batch)]
@@ -169,9 +168,7 @@ def test_a_batch_of_all_samples_has_no_noise() -> None:
 
 
 def test_server_rate_scales_h_and_noise() -> None:
-    single, double = (
-        bound_of(plain_problem(tasks=[plain_task(server_rate=alpha)]), [plain_assignment()]) for alpha in (1.0, 2.0)
-    )
+    single, double = (bound_of(plain_problem(tasks=[plain_task(server_rate=alpha)]), [plain_assignment()]) for alpha in (1.0, 2.0))
     assert double.extra["h_total"] == pytest.approx(2 * single.extra["h_total"], rel=1e-14)
     assert double.raw_terms[0, TERMS.index("noise")] == pytest.approx(4 * single.raw_terms[0, TERMS.index("noise")], rel=1e-14)
 

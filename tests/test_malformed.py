@@ -209,7 +209,7 @@ SCHEDULES = [
     one(
         ("result",),
         {"objective": 1.0, "energy_j": 1.0, "tasks": {"cifar": {"bound": 1.0, "energy_j": 1.0, "assignments": 1, "certified": True}}},
-        "result.tasks has a key = \"cifar\"; must be one of the problem's tasks: svhn, mnist",
+        'result.tasks has a key = "cifar"; must be one of the problem\'s tasks: svhn, mnist',
     ),
     one(
         ("result",),
@@ -236,7 +236,7 @@ RAW = {
     "other schema": (b'{"schema": "schedopt.report/1"}', 'schema = "schedopt.report/1"; must be '),
     "schema of another type": (b'{"schema": ["schedopt.problem/1"]}', 'schema = ["schedopt.problem/1"]; must be '),
     "duplicate key": (VALID.replace('"slots": 6', '"slots": 6, "slots": 7').encode(), "horizon.slots: key given more than once"),
-    "duplicate key deep inside": (VALID.replace('"samples": 600', '"samples": 1, "samples": 2').encode(), "devices[0].tasks.svhn.samples: key"),
+    "duplicate key deep inside": (VALID.replace('"samples": 600', '"samples": 1, "samples": 2').encode(), "tasks.svhn.samples: key"),
     "overflow": (VALID.replace('"slot_s": 1.0', '"slot_s": 1e400').encode(), "horizon.slot_s = 1e400; must be a finite number"),
     "huge integer": (VALID.replace('"slots": 6', f'"slots": {"9" * 5000}').encode(), "horizon.slots = 999999"),
     "half a surrogate pair": (VALID.replace("2dev", "\\ud800").encode(), "name: text with half a surrogate pair"),
@@ -271,8 +271,8 @@ def check_refusal(result: Result, message: str, *, before: str) -> None:
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1 and result.stderr.endswith("\n"), result.stderr
-    assert result.stderr.startswith(f"schedopt: error: {before}{message}") or message in result.stderr, result.stderr
     assert result.stderr.startswith(f"schedopt: error: {before}"), result.stderr
+    assert message in result.stderr, result.stderr
     assert "Traceback" not in result.stderr and len(result.stderr) < 600
 
 
@@ -282,11 +282,11 @@ def test_problems(damage: Callable[[dict[str, Any]], None], message: str) -> Non
     damage(data)
     Path("p.json").write_text(json.dumps(data))
     for command in COMMANDS["problem"]:
-        refuse([*command, "p.json"], message, before="p.json: ")
+        refuse([*command, "p.json"], "", before=f"p.json: {message}")
     Path("s.json").write_text(json.dumps(schedule_dict() | {"problem": data}))
     for command in COMMANDS["schedule"]:
         inner = f"problem{message}" if message.startswith("[") else f"problem.{message}"
-        refuse([*command, "s.json"], inner, before="s.json: ")
+        refuse([*command, "s.json"], "", before=f"s.json: {inner}")
 
 
 @pytest.mark.parametrize(("damage", "message"), SCHEDULES)
@@ -295,7 +295,7 @@ def test_schedules(damage: Callable[[dict[str, Any]], None], message: str) -> No
     damage(data)
     Path("s.json").write_text(json.dumps(data))
     for command in COMMANDS["schedule"]:
-        refuse([*command, "s.json"], message, before="s.json: ")
+        refuse([*command, "s.json"], "", before=f"s.json: {message}")
 
 
 @pytest.mark.parametrize("name", RAW)

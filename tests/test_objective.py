@@ -8,7 +8,18 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from builders import cases, feasible_assignments, make, plain_assignment, plain_device, plain_problem, plain_task, random_assignments, random_problem, seeds
+from builders import (
+    cases,
+    feasible_assignments,
+    make,
+    plain_assignment,
+    plain_device,
+    plain_problem,
+    plain_task,
+    random_assignments,
+    random_problem,
+    seeds,
+)
 from hypothesis import given
 from reference import evaluate
 

@@ -6,7 +6,17 @@ import math
 
 import numpy as np
 import pytest
-from builders import cases, feasible_assignments, make, plain_assignment, plain_device, plain_problem, random_assignments, random_problem, seeds
+from builders import (
+    cases,
+    feasible_assignments,
+    make,
+    plain_assignment,
+    plain_device,
+    plain_problem,
+    random_assignments,
+    random_problem,
+    seeds,
+)
 from hypothesis import given
 from reference import evaluate, occupancy
 
@@ -117,7 +127,8 @@ def test_tensors_match_the_assignments(seed: int) -> None:
 def test_tensors_of_a_feasible_schedule_are_binary_and_one_task_at_a_time(seed: int) -> None:
     rng = np.random.default_rng(seed)
     problem = random_problem(rng, devices=4, tasks=3, slots=12)
-    tensors = (lambda pair: pair[1].tensors(pair[0]))(make(problem, feasible_assignments(rng, problem)))
+    instance, schedule = make(problem, feasible_assignments(rng, problem))
+    tensors = schedule.tensors(instance)
     for tensor in (tensors.receive, tensors.upload, tensors.occupancy):
         assert set(np.unique(tensor)) <= {0, 1}
     assert tensors.occupancy.sum(axis=1).max() <= 1

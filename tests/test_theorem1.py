@@ -4,13 +4,16 @@ The left side (1/H) Σ_g h_g E‖∇F_{g−1}(w^{g−1})‖² is computed exactl
 sampling, and compared with Ψ as schedopt computes it from the problem's files. What a comparison cannot show is whether it would notice
 a mistake, so every constant is also understated, and every term shrunk, on a setting made for it.
 
-Measured over thousands of random settings: Ψ is never less than 2.0 times the left side. Noise-free gradient descent with the largest step
-of C2 attains 2 (the factor 8/3 over 1/(2(1 − βh/2)) at βh = 1/2), so that on quadratics no factor below 4/3 would do for T_opt.
-Two of the terms cannot be caught by any such setting, and are compared with the reference instead:
+Measured on 16,000 settings of :func:`quadratics.random_setting`: Ψ is 1.98 times the left side at least and 42 times in the median (26
+without drift). Close to the least is noise-free gradient descent with the largest step of C2: H times the left side is T_opt/(1 − βh/2), so
+that Ψ is twice the left side at βh = 1/2, and no common factor below 4/3 would do.
+Two of the terms could be caught on none of these settings (Ψ without them is never below 1.98 times the left side either). They are
+compared with the reference instead:
 
-* T_local: with a common Hessian the noise of the local iterates averages out and their drift only shortens the step, so nothing of it is
-  ever seen; and C1 keeps its share of δ² at 2% of T_part.
-* T_stale: C2 limits what stale uploads can add to a model's noise to less than what the factor 8/3 has in reserve on T_noise.
+* T_local: with a common Hessian the noise of the local iterates averages out, and their drift only shortens the step, by 2.5% at most
+  under C1, which the factor 8/3 has in reserve; C1 also keeps its share of δ² at 2% of T_part.
+* T_stale: C2 limits what stale uploads can add to a model's noise to less than the factor 8/3 has in reserve on T_noise: H times the left
+  side stays below 1.3 T_noise in a search over schedules, whatever N_k is.
 """
 
 from __future__ import annotations
@@ -22,7 +25,17 @@ import numpy as np
 import pytest
 import quadratics
 from builders import make
-from quadratics import Constants, Setting, as_files, exact_constants, exact_moments, gradient_norms, left_side, random_setting, sampled_gradient_norms
+from quadratics import (
+    Constants,
+    Setting,
+    as_files,
+    exact_constants,
+    exact_moments,
+    gradient_norms,
+    left_side,
+    random_setting,
+    sampled_gradient_norms,
+)
 from reference import TERM_NAMES, task_bound
 
 from schedopt.bounds.async_schedule import AsyncScheduleBound
@@ -32,12 +45,12 @@ from schedopt.problem import TERMS
 SETTINGS = 300
 
 
-def bound_of(setting: Setting, constants: Constants | None = None, **term_scale: float) -> BoundValue:
-    return AsyncScheduleBound().evaluate(*make(*as_files(setting, constants, term_scale=term_scale)))
+def bound_of(setting: Setting, constants: Constants | None = None, term_scale: dict[str, float] | None = None) -> BoundValue:
+    return AsyncScheduleBound().evaluate(*make(*as_files(setting, constants, term_scale=term_scale or {})))
 
 
-def psi_of(setting: Setting, constants: Constants | None = None, **term_scale: float) -> float:
-    return float(bound_of(setting, constants, **term_scale).total[0])
+def psi_of(setting: Setting, constants: Constants | None = None, term_scale: dict[str, float] | None = None) -> float:
+    return float(bound_of(setting, constants, term_scale).total[0])
 
 
 # --- the theorem ----------------------------------------------------------------------------------------------------------------
@@ -59,10 +72,9 @@ def measured() -> list[Measured]:
     return [Measured(seed, setting, left_side(setting), bound_of(setting)) for seed, setting in enumerate(settings)]
 
 
-def test_the_left_side_never_exceeds_the_bound(measured: list[Measured], record_property: Callable[[str, object], None]) -> None:
+def test_the_left_side_never_exceeds_the_bound(measured: list[Measured]) -> None:
     ratios = np.array([m.bound.total[0] / m.left for m in measured])
-    record_property("least_ratio", float(ratios.min()))
-    record_property("median_ratio", float(np.median(ratios)))
+    print(f"bound / left side: least {ratios.min():.3f}, median {np.median(ratios):.1f}")  # shown by pytest -rP
     assert [m.seed for m in measured if not m.left <= m.bound.total[0]] == []
 
 
@@ -78,7 +90,8 @@ def test_every_setting_is_certified(measured: list[Measured]) -> None:
 
 def test_the_bound_of_every_setting_is_that_of_the_reference(measured: list[Measured]) -> None:
     for m in measured:
-        expected = task_bound(*(lambda files: (files[0], 0, files[1]))(as_files(m.setting)))
+        problem, rows = as_files(m.setting)
+        expected = task_bound(problem, 0, rows)
         assert m.bound.total[0] == pytest.approx(expected.bound, rel=1e-10), m.seed
 
 
@@ -102,20 +115,28 @@ def test_the_settings_cover_what_the_theorem_speaks_of(measured: list[Measured])
 # --- the measurement itself -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", [0, 2, 3, 8, 9, 12])
+def noisy_setting(rng: np.random.Generator) -> Setting:
+    """A small random setting without full batches whose noise contributes as much to the gradient norms as their mean does."""
+    setting = random_setting(rng, most_devices=4, most_slots=12)
+    while len({s.b for s in setting.uploads}) < 4:
+        setting = random_setting(rng, most_devices=4, most_slots=12)
+    spread = tuple(u - u.mean(axis=0) for u in (rng.normal(size=u.shape) for u in setting.spread))
+    uploads = tuple(replace(s, batch=int(rng.integers(1, len(spread[s.device])))) for s in setting.uploads)
+    quiet = gradient_norms(replace(setting, spread=tuple(np.zeros_like(u) for u in spread))).mean()
+    noise = gradient_norms(replace(setting, spread=spread, uploads=uploads)).mean() - quiet
+    return replace(setting, spread=tuple(np.sqrt(quiet / noise) * u for u in spread), uploads=uploads)
+
+
+@pytest.mark.parametrize("seed", range(8))
 def test_exact_moments_match_real_sampling(seed: int) -> None:
     rng = np.random.default_rng([7, seed])
-    setting = random_setting(rng, most_devices=4, most_slots=12)
-    # noise that matters beside the gradient, whatever the setting drew
-    spread = tuple(3.0 * (u - u.mean(axis=0)) for u in (rng.normal(size=w.shape) for w in setting.spread))
-    setting = replace(setting, spread=spread)
+    setting = noisy_setting(rng)
     samples = sampled_gradient_norms(setting, 20_000, rng)
-    h = setting.h_instant()[1:]
-    weighted = samples @ h / h.sum()
-    assert weighted.std() > 0.01 * weighted.mean()
-    assert abs(weighted.mean() - left_side(setting)) < 5 * weighted.std() / np.sqrt(len(weighted))
-    error = samples.std(axis=0) / np.sqrt(len(samples))
-    assert np.all(np.abs(samples.mean(axis=0) - gradient_norms(setting)) <= 5 * error + 1e-9 * gradient_norms(setting))
+    expected, mean, error = gradient_norms(setting), samples.mean(axis=0), samples.std(axis=0) / np.sqrt(len(samples))
+    assert np.all(np.abs(mean - expected) <= 5 * error + 1e-9 * expected)
+    # the test has teeth: 20% less variance would be noticed
+    wrong = gradient_norms(replace(setting, spread=tuple(np.sqrt(0.8) * u for u in setting.spread)))
+    assert np.any(np.abs(mean - wrong) > 5 * error + 1e-9 * wrong)
 
 
 def test_without_noise_the_simulation_is_exact() -> None:
@@ -164,7 +185,7 @@ def test_a_term_that_is_too_small_is_caught(term: str, setting: Callable[[], Set
     proven = bound_of(case)
     assert proven.certified.all()
     assert left_side(case) <= proven.total[0]
-    assert left_side(case) > psi_of(case, **{term: share})
+    assert left_side(case) > psi_of(case, term_scale={term: share})
 
 
 @pytest.mark.parametrize(
@@ -189,7 +210,7 @@ def test_an_understated_constant_is_caught(constant: str, setting: Callable[[], 
 def test_a_smaller_common_factor_is_caught() -> None:
     """8/3 · 0.49 < 4/3: too little for gradient descent; 2.0 times the left side is what the whole factor gives."""
     case = quadratics.descent()
-    assert left_side(case) > psi_of(case, **dict.fromkeys(TERMS, 0.49))
+    assert left_side(case) > psi_of(case, term_scale=dict.fromkeys(TERMS, 0.49))
     assert psi_of(case) == pytest.approx(2.0 * left_side(case), rel=1e-6)
 
 
@@ -207,8 +228,9 @@ def test_the_gap_reaches_to_the_last_loss() -> None:
 def test_a_term_that_no_quadratic_can_miss_is_that_of_the_reference(term: str, setting: Callable[[], Setting]) -> None:
     """See the module's docstring: settings where the term is most of Ψ, and yet the other terms alone exceed the left side."""
     case = setting()
-    value, problem_and_rows = bound_of(case), as_files(case)
-    expected = task_bound(problem_and_rows[0], 0, problem_and_rows[1])
+    value = bound_of(case)
+    problem, rows = as_files(case)
+    expected = task_bound(problem, 0, rows)
     assert value.certified.all()
     assert value.terms[0, TERMS.index(term)] > 0.5 * value.total[0]
     assert left_side(case) <= value.total[0]

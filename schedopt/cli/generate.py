@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 from typing import Any
 
@@ -75,7 +76,9 @@ def _parse_change(settings: type[Any], fields: dict[str, dataclasses.Field[Any]]
 
     name, equals, text = change.partition("=")
     if not equals or name not in fields:
-        raise InputError(f"--set {change}: must be FIELD=VALUE with FIELD one of {', '.join(fields)}")
+        close = difflib.get_close_matches(name, fields, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise InputError(f"--set {change}: must be FIELD=VALUE with a known FIELD; {hint}'--set help' lists them")
     try:
         value = json.loads(text)
     except ValueError:

@@ -124,9 +124,7 @@ def _refuse(result: SolveResult) -> None:
     raise InfeasibleError(f"infeasible: {result.reason or 'no feasible schedule was found'}")
 
 
-def _summary(
-    problem: Problem, schedule: Schedule, result: SolveResult, evaluation: Evaluation, output: str | None
-) -> dict[str, Any]:
+def _summary(problem: Problem, schedule: Schedule, result: SolveResult, evaluation: Evaluation, output: str | None) -> dict[str, Any]:
     """The object of ``--json``: the result of the schedule file and how it looks by task."""
     from schedopt.files import result_to_dict
 
@@ -156,9 +154,7 @@ def _task_profile(schedule: Schedule, j: int) -> dict[str, Any]:
     }
 
 
-def _print_tables(
-    problem: Problem, schedule: Schedule, result: SolveResult, evaluation: Evaluation, output: str | None
-) -> None:
+def _print_tables(problem: Problem, schedule: Schedule, result: SolveResult, evaluation: Evaluation, output: str | None) -> None:
     # with the schedule itself on stdout, what is for people goes to stderr
     screen = Screen(stderr=output == STDOUT)
     screen.line(f"{problem.name}: {result.status.value}")

@@ -198,9 +198,7 @@ def _text(value: float | bool | None) -> str:
 
 
 def _print_constraints(screen: Screen, report: ValidationReport) -> None:
-    rows = [
-        (check.name, _amount(check.amount), check.unit, check.where, "ok" if check.ok else "VIOLATED") for check in report.checks
-    ]
+    rows = [(check.name, _amount(check.amount), check.unit, check.where, "ok" if check.ok else "VIOLATED") for check in report.checks]
     screen.table(("constraint", "worst amount", "unit", "at", ""), rows, left=(0, 2, 3, 4))
 
 

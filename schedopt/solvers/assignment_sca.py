@@ -12,7 +12,7 @@ import numpy as np
 from schedopt.certify import certify
 from schedopt.feasibility import unreachable_reason
 from schedopt.formulation.candidates import Candidates, build_candidates
-from schedopt.polish import DualPrices, polish
+from schedopt.polish import polish
 from schedopt.problem import Problem
 from schedopt.repair import repair
 from schedopt.result import SolveResult, SolveStatus
@@ -22,12 +22,14 @@ from schedopt.sca.loop import RelaxedSolution, solve_relaxation
 from schedopt.sca.master import MasterPoint
 from schedopt.schedule import Schedule
 from schedopt.solvers.base import Incumbent, ProgressCallback, SolverSettings, TimeLimitReached
-from schedopt.state import State, state_of
+from schedopt.state import Merit, State, state_of
 
 __all__ = ["AssignmentSca"]
 
 #: Masters of the relaxation at which a quick schedule is made of it.
 _EARLY = (1, 3, 6, 12)
+#: Penalties of missed limits, as multiples of the relaxation's prices, tried in turn until none is missed.
+_PENALTY_FACTORS = (3.0, 10.0, 100.0, 1e4)
 
 
 class AssignmentSca:
@@ -66,6 +68,8 @@ class _Run:
         self.method: str | None = None
         self.step: float | None = None
         self.best: State | None = None
+        tasks = problem.arrays.num_tasks
+        self.merit = Merit(problem, np.full(tasks, 1e12), 1e12)
 
     def all_phases(self) -> None:
         """Relax, bound, dive, polish, certify."""
@@ -74,6 +78,7 @@ class _Run:
             return
         relaxed = self._relax(candidates)
         self._bound(candidates, relaxed, boxes=1)
+        self._use_prices(relaxed.point, _PENALTY_FACTORS[0])
         self._dive(candidates, relaxed)
         self._polish(candidates, relaxed.point)
         if self.settings.certify and self.held.schedule is not None:
@@ -93,12 +98,17 @@ class _Run:
         self.held.check_time()
 
     def _offer(self, state: State | None) -> None:
-        """Keep the state if it is the best so far, and its schedule if it is feasible."""
+        """Keep the state if its merit is the best so far, and its schedule if it is feasible and better."""
         if state is None:
             return
-        if self.best is None or state.merit < self.best.merit:
+        if self.best is None or self.merit(state) < self.merit(self.best):
             self.best = state
         self.held.offer(state.schedule)
+
+    def _use_prices(self, point: MasterPoint, factor: float) -> None:
+        """Penalise misses of the mode's limits at ``factor`` times the prices that the relaxation found."""
+        noise = np.maximum(point.prices.noise, 1e-9 * float(point.prices.noise.max()))
+        self.merit = Merit(self.problem, factor * noise, factor * float(point.prices.energy.min()), factor)
 
     def _relax(self, candidates: Candidates) -> RelaxedSolution:
         def on_iteration(count: int, point: MasterPoint, merit: float) -> None:
@@ -151,9 +161,15 @@ class _Run:
         self._tick("round")
 
     def _polish(self, candidates: Candidates, point: MasterPoint) -> None:
-        if self.best is None:
-            return
-        duals = DualPrices(float(point.prices.energy.min()), point.prices.noise)
-        state = polish(self.problem, candidates, self.best, duals, on_round=lambda: self._tick("polish"), on_improvement=self._offer)
-        self._offer(state_of(self.problem, state.schedule))
+        for factor in _PENALTY_FACTORS:
+            if self.best is None:
+                return
+            self._use_prices(point, factor)
+            state = polish(
+                self.problem, candidates, self.best, self.merit, on_round=lambda: self._tick("polish"), on_improvement=self._offer
+            )
+            # the moves were judged at coarse resources
+            self._offer(state_of(self.problem, state.schedule))
+            if self.merit.met(state.evaluation):
+                break
         self._tick("polish")

@@ -727,17 +727,63 @@ class _Combinations:
     """Combinations of keys, one key a device, numbered 0 … total − 1, and how they are priced.
 
     In mode min_energy the rate of each task with a target is free; in mode min_bound with a limit the price of energy is free: the best
-    of a grid, then of a few steps of pattern search.
+    of a grid is taken, then of a few steps of pattern search.
     """
 
-    def __init__(self, terms: _Terms, rows: _Rows, plans: Sequence[_Plans], tables: _Tables) -> None:
-        self.terms, self.rows, self.plans = terms, rows, plans
+    def __init__(self, terms: _Terms, tables: _Tables, plans: Sequence[_Plans]) -> None:
+        self.terms, self.plans = terms, plans
         self.sizes = tuple(len(plan.h) for plan in plans)
         self.total = int(np.prod(self.sizes, dtype=float))
         self.least_energy = [np.minimum.reduceat(plan.least_energy, plan.first) for plan in plans]
         self.least_fixed = [np.minimum.reduceat(plan.fixed, plan.first, axis=0) for plan in plans]
-        self.free_rates, self.free_scales = self._free_prices(tables)
-        self.nodes = self._rate_nodes()
+        low, high = self._rate_range(tables)
+        worth = self._worth_range()
+        self.nodes = [self._rate_nodes(j, low[j], high[j], worth[:, j]) for j in range(len(low))]
+        self.grids = self._grids(low, high, worth)
+
+    def _rate_range(self, tables: _Tables) -> tuple[FloatArray, FloatArray]:
+        """Rates per task between which batches depend on them."""
+        rows = tables.rows
+        ends = np.tile([[1e-6], [1e6]], self.terms.problem.arrays.num_tasks)
+        last = tables.noise_low[:-1] * np.exp(tables.noise_log_ratio[:-1] * (NOISE_NODES - 2))
+        for j in range(ends.shape[1]):
+            some = (rows.task == j) & (rows.noise > 0)
+            if np.any(some):
+                ends[:, j] = (tables.noise_low[:-1] / rows.noise)[some].min(), (last / rows.noise)[some].max()
+        return ends[0], ends[1]
+
+    def _worth_range(self) -> FloatArray:
+        """Least and most that a unit of Σ_k c_k T_k can be worth in the objective, (2, J)."""
+        h = np.concatenate([plan.h for plan in self.plans])
+        least = np.where(h > 0, h, np.inf).min(axis=0)
+        most = sum(plan.h.max(axis=0) for plan in self.plans)
+        used = most > 0
+        worth = self.terms.weight * FACTOR / np.where(used, np.stack([most, least]), 1.0)
+        return np.where(used, worth, 0.0)
+
+    def _rate_nodes(self, j: int, low: float, high: float, worth: FloatArray) -> FloatArray:
+        """Nodes of the tables over the rate of a task."""
+        terms = self.terms
+        if not terms.relevant[j]:
+            return np.array([0.0, 1.0])
+        count = TASK_NODES.get(int(terms.relevant.sum()), 6)
+        top = worth / terms.energy_weight
+        if not self._is_free():
+            return np.geomspace(top[0] * (1 - 1e-12), top[1] * (1 + 1e-12), count)
+        nodes = np.append(0.0, np.geomspace(low, high, count - 2))
+        return np.append(nodes, max(top[1], 4.0 * high))
+
+    def _is_free(self) -> bool:
+        return bool(np.any(np.isfinite(self.terms.target)) or np.isfinite(self.terms.total_energy))
+
+    def _grids(self, low: FloatArray, high: FloatArray, worth: FloatArray) -> list[FloatArray]:
+        """First values of each free price: rates of the tasks with a target, or the extra price of energy."""
+        if np.any(np.isfinite(self.terms.target)):
+            return [np.append(0.0, np.geomspace(low[j], high[j], 5)) for j in np.flatnonzero(self.terms.relevant)]
+        if np.isfinite(self.terms.total_energy):
+            some = worth[0] > 0
+            return [np.append(0.0, np.geomspace((worth[0] / high)[some].min(), (worth[1] / low)[some].max(), 12))]
+        return []
 
     def keys(self, flat: IntArray) -> IntArray:
         """Key of each device, (n, I)."""
@@ -748,19 +794,780 @@ class _Combinations:
         h = np.stack([plan.h[keys[:, i]] for i, plan in enumerate(self.plans)], axis=1)
         return h.sum(axis=1), self.terms.numerators(h)
 
-    def _free_prices(self, tables: _Tables) -> tuple[list[FloatArray], FloatArray]:
-        """Grids of the free rates per task, and of the free price of energy."""
-        a, terms, rows = self.terms.problem.arrays, self.terms, self.rows
-        low, high = tables.noise_low[:-1], tables.noise_low[:-1] * np.exp(tables.noise_log_ratio[:-1] * (NOISE_NODES - 2))
-        rates = []
-        for j in range(a.num_tasks):
-            some = (rows.task == j) & (rows.noise > 0)
-            ends = ((low / rows.noise)[some].min(), (high / rows.noise)[some].max()) if np.any(some) else (1e-6, 1e6)
-            rates.append(np.geomspace(*ends, 24))
-        most = sum(plan.h.max(axis=0) for plan in self.plans)
-        used = terms.relevant & (most > 0)
-        value = (terms.weight * FACTOR / np.where(used, most, 1.0))[used]
-        if not len(value) or not value.max() > 0:
-            return rates, np.ones(1)
-        ends = (value.max() / max(r[-1] for r in rates), value.max() * 64.0 / min(r[0] for r in rates))
-        return rates, np.geomspace(*ends, 24)
+    def quote(self, relaxation: _Relaxation, flat: IntArray, rounds: int = 2) -> _Quote:
+        """Price combinations; those that cannot be feasible have an infinite bound."""
+        keys = self.keys(flat)
+        total, numerators = self.sums(keys)
+        free = np.zeros((len(flat), len(self.grids)))
+        best: _Quote | None = None
+
+        def offer(z: FloatArray) -> None:
+            nonlocal best, free
+            new = self._priced(relaxation, keys, total, numerators, z)
+            free = z if best is None else np.where((new.bound > best.bound)[:, None], z, free)
+            best = new if best is None else best.best(new)
+
+        for point in itertools.product(*self.grids):
+            offer(np.tile(np.array(point, dtype=float), (len(flat), 1)))
+        ratios = [(grid[2] / grid[1]) ** 0.5 for grid in self.grids]
+        for step, d, sign in itertools.product(range(rounds), range(len(ratios)), (1.0, -1.0)):
+            factor = np.ones(len(ratios))
+            factor[d] = ratios[d] ** (sign / 2**step)
+            offer(free * factor)
+        assert best is not None
+        return _Quote(np.where(self._possible(keys, total, numerators), best.bound, np.inf), best.offset, best.scale, best.rate)
+
+    def _priced(self, relaxation: _Relaxation, keys: IntArray, total: FloatArray, numerators: FloatArray, free: FloatArray) -> _Quote:
+        """The quote at given free prices (n, D)."""
+        terms = self.terms
+        relevant = terms.relevant & (total > 0)
+        safe = np.where(relevant, total, 1.0)
+        scale = np.full(len(keys), terms.energy_weight)
+        if np.any(np.isfinite(terms.target)):
+            rate = np.zeros(total.shape)
+            rate[:, terms.relevant] = free
+            reach = np.where(terms.relevant, terms.target, 0.0) * total / FACTOR
+            offset = (rate * (numerators - reach)).sum(axis=1)
+        else:
+            worth = np.where(relevant, terms.weight * FACTOR / safe, 0.0)
+            offset = (worth * numerators).sum(axis=1)
+            if free.shape[1]:
+                scale = scale + free[:, 0]
+                offset = offset - free[:, 0] * terms.total_energy
+            rate = worth / scale[:, None]
+        rows = relaxation.keys_cost(keys, rate).sum(axis=1) - relaxation.paid
+        return _Quote(offset + scale * rows, offset, scale, rate)
+
+    def _possible(self, keys: IntArray, total: FloatArray, numerators: FloatArray) -> BoolArray:
+        """Every task that counts is trained, and targets and the energy limit are within reach for each row alone."""
+        terms = self.terms
+        possible = np.all((total > 0) | ~terms.relevant, axis=1)
+        if np.isfinite(terms.total_energy):
+            possible &= sum(e[keys[:, i]] for i, e in enumerate(self.least_energy)) <= terms.total_energy * (1 + ROUNDING)
+        if np.any(np.isfinite(terms.target)):
+            fixed = sum(f[keys[:, i]] for i, f in enumerate(self.least_fixed))
+            reach = np.where(terms.relevant, terms.target, 0.0) * total * (1 + ROUNDING) / FACTOR
+            possible &= np.all((numerators + fixed <= reach) | ~terms.relevant, axis=1)
+        return possible
+
+
+# --- one joint plan ------------------------------------------------------------------------------------------------------------------
+
+
+class _Slot:
+    """The batches of the rows that upload in one slot: O options, each a batch per row, and their energies.
+
+    ``pick`` (n, O): position of the batch in the row's list; ``alone`` (n, O): energies with the whole band; ``energy`` (O,): a lower
+    bound on the energy of the rows together until ``exact``, then the least energy; ``parts``, ``time``, ``band`` (n, O): once exact.
+    """
+
+    def __init__(self, problem: Problem, tables: _Tables, rows: tuple[int, ...]) -> None:
+        self.problem, self.tables, self.rows = problem, tables, rows
+        table = tables.rows
+        feasible = [np.flatnonzero(np.isfinite(table.alone[r])) for r in rows]
+        self.pick = np.stack([axis.ravel() for axis in np.meshgrid(*feasible, indexing="ij")])
+        self.index = np.array(rows)[:, None]
+        self.alone = table.alone[self.index, self.pick]
+        self.sigma2 = table.sigma2[self.index, self.pick]
+        self.parts, self.time, self.band = (np.full(self.pick.shape, np.nan) for _ in range(3))
+        self.exact = np.zeros(self.pick.shape[1], dtype=bool)
+        if len(rows) == 1:
+            self.energy = self.alone[0].copy()
+            self.refine(np.arange(len(self.exact)))
+        else:
+            self.energy = self._bound()
+
+    def _bound(self) -> FloatArray:
+        """Least energy at the best node of the bandwidth price, by weak duality."""
+        band = self.tables.band[self.tables.rows.end[self.rows[0]] - 1]
+        best = np.full(self.pick.shape[1], -np.inf)
+        for m in range(len(band)):
+            value = self.tables.priced[self.index, self.pick, m].sum(axis=0) - band[m] * self.tables.total_band
+            np.maximum(best, value, out=best)
+        return best
+
+    def uploads(self, options: IntArray) -> _Uploads:
+        """The uploads of options, arrays (len(options), n)."""
+        table = self.tables.rows
+        batch = table.batch[self.index, self.pick[:, options]].T
+        return _row_uploads(self.problem, table, np.broadcast_to(self.index.T, batch.shape), batch)
+
+    def refine(self, options: IntArray) -> None:
+        """Replace bounds by the exact least energies."""
+        options = options[~self.exact[options]]
+        if not len(options):
+            return
+        uploads = self.uploads(options)
+        if len(self.rows) == 1:
+            energy, time = uploads.at_band(uploads.band)
+            split = _Split(energy, time, np.full(energy.shape, uploads.band))
+        else:
+            split = _split_band(uploads)
+        parts = split.energy.T + self.tables.rows.receive_j[self.index]
+        self.parts[:, options], self.time[:, options], self.band[:, options] = parts, split.time.T, split.band.T
+        self.energy[options], self.exact[options] = parts.sum(axis=0), True
+
+    def best_price(self, option: int) -> int:
+        """Highest node of the bandwidth price that bounds the energy of an option as well as any node does."""
+        band = self.tables.band[self.tables.rows.end[self.rows[0]] - 1]
+        value = self.tables.priced[self.index[:, 0], self.pick[:, option]].sum(axis=0) - band * self.tables.total_band
+        return int(np.flatnonzero(value >= value.max() - 1e-9 * abs(value.max()))[-1])
+
+
+@dataclass
+class _Choice:
+    """A solved joint plan: an option of each slot, with the energies, times and bands of its rows, and the prices it suggests."""
+
+    objective: float
+    rows: IntArray
+    batch: IntArray
+    time: FloatArray
+    band: FloatArray
+    prices: _Prices
+
+
+@dataclass
+class _Limits:
+    """Rows Σ over slots of activity ≤ limit: targets per task, the energy limit, budgets per device. ``task``/``device``: −1 = none."""
+
+    task: list[int] = field(default_factory=list)
+    device: list[int] = field(default_factory=list)
+    limit: list[float] = field(default_factory=list)
+
+    def add(self, limit: float, *, task: int = -1, device: int = -1) -> None:
+        """One more row; without task and device it limits the energy of all."""
+        self.task.append(task)
+        self.device.append(device)
+        self.limit.append(limit)
+
+
+class _JointPlan:
+    """Exact solution of one joint plan over batches and resources.
+
+    Minimises const + Σ_slots worth · noise + ξ · energy subject to :class:`_Limits`; H, the participation terms and the spans of stale
+    work are fixed by the rows.
+    """
+
+    def __init__(self, terms: _Terms, tables: _Tables, slots: Sequence[_Slot], span: FloatArray, h: FloatArray) -> None:
+        self.terms, self.slots = terms, slots
+        rows = tables.rows
+        a = terms.problem.arrays
+        total = h.sum(axis=0)
+        worth = np.where(terms.relevant & (total > 0), terms.weight * FACTOR / np.where(total > 0, total, 1.0), 0.0)
+        numerators = terms.numerators(h[None])[0]
+        self.noise: list[FloatArray] = []
+        for slot in slots:
+            noise = np.zeros((a.num_tasks, slot.pick.shape[1]))
+            for k, r in enumerate(slot.rows):
+                j = rows.task[r]
+                numerators[j] += rows.fixed[r]
+                noise[j] += (rows.noise[r] + rows.stale[r] * span[j, rows.end[r]]) * slot.sigma2[k]
+            self.noise.append(noise)
+        self.worth = worth
+        self.const = float(worth @ numerators)
+        self.limits = self._limits(numerators, total)
+        self.devices = [[int(rows.device[r]) for r in slot.rows] for slot in slots]
+
+    def _limits(self, numerators: FloatArray, total: FloatArray) -> _Limits:
+        a, limits = self.terms.problem.arrays, _Limits()
+        for j in np.flatnonzero(np.isfinite(self.terms.target)):
+            limits.add(float(self.terms.target[j] * total[j] / FACTOR - numerators[j]), task=int(j))
+        if np.isfinite(self.terms.total_energy):
+            limits.add(self.terms.total_energy)
+        for i in np.flatnonzero(np.isfinite(a.energy_budget_j)):
+            limits.add(float(a.energy_budget_j[i]), device=int(i))
+        return limits
+
+    def activity(self, k: int) -> FloatArray:
+        """What each option of slot k uses of each limit, (limits, O): exact for targets, else exact or a lower bound."""
+        slot, limits = self.slots[k], self.limits
+        rows = np.zeros((len(limits.limit), slot.pick.shape[1]))
+        for m, (task, device) in enumerate(zip(limits.task, limits.device, strict=True)):
+            if task >= 0:
+                rows[m] = self.noise[k][task]
+            elif device >= 0:
+                rows[m] = slot.alone[[d == device for d in self.devices[k]]].sum(axis=0)
+            else:
+                rows[m] = slot.energy
+        return rows
+
+    def cost(self, k: int) -> FloatArray:
+        """Share of the objective of each option of slot k, (O,): exact or a lower bound."""
+        return self.worth @ self.noise[k] + self.terms.energy_weight * self.slots[k].energy
+
+    def solve(self, cutoff: float) -> _Choice | None:
+        """The optimum if it is below ``cutoff``, else None (also if the joint plan is infeasible)."""
+        if self.const + sum(self.cost(k).min() for k in range(len(self.slots))) >= cutoff:
+            return None
+        picks = np.array([self._cheapest(k) for k in range(len(self.slots))], dtype=np.int64)
+        objective = self.const + sum(self.cost(k)[o] for k, o in enumerate(picks))
+        if not objective < cutoff:
+            return None
+        if self._within(picks):
+            return self._choice(objective, picks, np.zeros(len(self.limits.limit)))
+        return self._solve_limited(cutoff)
+
+    def _cheapest(self, k: int) -> int:
+        """Option of least cost of a slot; bounds are made exact until the least one is."""
+        slot = self.slots[k]
+        while True:
+            cost = self.cost(k)
+            best = int(np.argmin(cost))
+            if slot.exact[best]:
+                return best
+            count = min(16, len(cost))
+            slot.refine(np.argpartition(cost, count - 1)[:count])
+
+    def _within(self, picks: IntArray) -> bool:
+        """Whether options with exact energies meet all limits when each slot's energy is least."""
+        used = self._used(picks, [slot.parts[:, o] for slot, o in zip(self.slots, picks, strict=True)])
+        return bool(np.all(used <= np.array(self.limits.limit) + ROUNDING * np.abs(self.limits.limit)))
+
+    def _used(self, picks: IntArray, parts: Sequence[FloatArray]) -> FloatArray:
+        """Activity of every limit at given energies of the rows."""
+        used = np.zeros(len(self.limits.limit))
+        for m, (task, device) in enumerate(zip(self.limits.task, self.limits.device, strict=True)):
+            for k, o in enumerate(picks):
+                if task >= 0:
+                    used[m] += self.noise[k][task, o]
+                else:
+                    used[m] += sum(e for e, d in zip(parts[k], self.devices[k], strict=True) if device in (-1, d))
+        return used
+
+    def _choice(self, objective: float, picks: IntArray, multipliers: FloatArray, splits: dict[int, _Split] | None = None) -> _Choice:
+        """The joint plan's solution in the order of its rows."""
+        splits = splits or {}
+        a = self.terms.problem.arrays
+        rows, batch, time, band = [], [], [], []
+        prices = _Prices(np.zeros(a.slots, dtype=np.int64), np.zeros(a.num_devices))
+        for k, (slot, o) in enumerate(zip(self.slots, picks, strict=True)):
+            rows.extend(slot.rows)
+            batch.extend(slot.tables.rows.batch[slot.index[:, 0], slot.pick[:, o]])
+            time.extend(splits[k].time[0] if k in splits else slot.time[:, o])
+            band.extend(splits[k].band[0] if k in splits else slot.band[:, o])
+            prices.band[slot.tables.rows.end[slot.rows[0]] - 1] = slot.best_price(int(o))
+        scale = self.terms.energy_weight + sum(multipliers[m] for m in range(len(multipliers)) if self._is_total(m))
+        for m, device in enumerate(self.limits.device):
+            if device >= 0:
+                prices.budget[device] = multipliers[m] / scale
+        return _Choice(objective, np.array(rows, dtype=np.int64), np.array(batch), np.array(time), np.array(band), prices)
+
+    def _is_total(self, m: int) -> bool:
+        return self.limits.task[m] < 0 and self.limits.device[m] < 0
+
+    # --- with limits that bind ---
+
+    def _solve_limited(self, cutoff: float) -> _Choice | None:
+        """Enumerate the vectors of options by increasing Lagrangian value until no other can be better."""
+        limit = np.array(self.limits.limit)
+        every = range(len(self.slots))
+        least = sum(self.activity(k).min(axis=1) for k in every)
+        if np.any(least > limit + ROUNDING * np.abs(limit)):
+            return None
+        multipliers = self._multipliers(limit)
+        best: _Choice | None = None
+        gap = 0.0
+        while True:
+            reduced, dual = self._reduced(multipliers, limit)
+            gap = max(gap, 1e-5 * abs(dual))
+            if dual >= cutoff:
+                return best
+            for k in every:
+                self.slots[k].refine(np.flatnonzero(reduced[k] <= gap))
+            reduced, dual = self._reduced(multipliers, limit)
+            ceiling = cutoff if best is None else min(cutoff, best.objective)
+            new = self._least_within(reduced, gap, limit, ceiling, multipliers)
+            best = new or best
+            ceiling = cutoff if best is None else min(cutoff, best.objective)
+            if ceiling <= dual + gap or gap >= sum(r[np.isfinite(r)].max() for r in reduced):
+                return best
+            gap *= 4.0
+
+    def _reduced(self, multipliers: FloatArray, limit: FloatArray) -> tuple[list[FloatArray], float]:
+        """Lagrangian cost of each option above the least of its slot, and the dual value: a lower bound on the optimum."""
+        cost = [self.cost(k) + multipliers @ self.activity(k) for k in range(len(self.slots))]
+        least = [c.min() for c in cost]
+        return [c - m for c, m in zip(cost, least, strict=True)], self.const - float(multipliers @ limit) + float(sum(least))
+
+    def _multipliers(self, limit: FloatArray) -> FloatArray:
+        """Multipliers near the best dual value: each in turn to where its limit is just met, three times over."""
+        every = range(len(self.slots))
+        cost, activity = [self.cost(k) for k in every], [self.activity(k) for k in every]
+        multipliers = np.zeros(len(limit))
+
+        def excess(m: int, value: float) -> float:
+            trial = multipliers.copy()
+            trial[m] = value
+            return sum(activity[k][m, int(np.argmin(cost[k] + trial @ activity[k]))] for k in every) - limit[m]
+
+        for _ in range(3):
+            for m in range(len(limit)):
+                if excess(m, 0.0) <= 0:
+                    multipliers[m] = 0.0
+                    continue
+                low, high = 0.0, max(multipliers[m], 1e-12)
+                while excess(m, high) > 0 and high < 1e12:
+                    low, high = high, 4.0 * high
+                for _ in range(40):
+                    middle = 0.5 * (low + high) if low == 0 or high < 2 * low else (low * high) ** 0.5
+                    low, high = (middle, high) if excess(m, middle) > 0 else (low, middle)
+                multipliers[m] = high
+        return multipliers
+
+    def _least_within(
+        self, reduced: list[FloatArray], gap: float, limit: FloatArray, ceiling: float, multipliers: FloatArray
+    ) -> _Choice | None:
+        """Best feasible vector of options below ``ceiling`` among those whose reduced costs sum to at most ``gap``."""
+        best: _Choice | None = None
+        for picks, objective in self._vectors(reduced, gap, limit):
+            for o in np.argsort(objective, kind="stable"):
+                if objective[o] >= (ceiling if best is None else min(ceiling, best.objective)):
+                    break
+                found = self._accept(picks[o], float(objective[o]), ceiling if best is None else best.objective, multipliers)
+                best = found or best
+        return best
+
+    def _vectors(self, reduced: list[FloatArray], gap: float, limit: FloatArray) -> Iterator[tuple[IntArray, FloatArray]]:
+        """Blocks of vectors of options (v, slots) with their objectives (v,)."""
+        every = range(len(self.slots))
+        cost, activity = [self.cost(k) for k in every], [self.activity(k) for k in every]
+        rest = [sum((activity[q].min(axis=1) for q in every if q > k), np.zeros(len(limit))) for k in every]
+        allowed = limit + ROUNDING * np.abs(limit)
+        start = (np.zeros((1, 0), dtype=np.int64), np.full(1, self.const), np.zeros(1), np.zeros((1, len(limit))))
+        stack = [start]
+        while stack:
+            picks, objective, spent, used = stack.pop()
+            k = picks.shape[1]
+            if k == len(self.slots):
+                yield picks, objective
+                continue
+            options = np.flatnonzero(reduced[k] <= gap)
+            block = max(1, 500_000 // max(len(options), 1))
+            if len(picks) > block:
+                stack.append((picks[block:], objective[block:], spent[block:], used[block:]))
+                picks, objective, spent, used = picks[:block], objective[:block], spent[:block], used[:block]
+            p, o = (x.ravel() for x in np.meshgrid(np.arange(len(picks)), options, indexing="ij"))
+            more, use = spent[p] + reduced[k][o], used[p] + activity[k][:, o].T
+            keep = (more <= gap) & np.all(use + rest[k] <= allowed, axis=1)
+            p, o = p[keep], o[keep]
+            stack.append((np.column_stack([picks[p], o]), objective[p] + cost[k][o], more[keep], use[keep]))
+
+    def _accept(self, picks: IntArray, objective: float, ceiling: float, multipliers: FloatArray) -> _Choice | None:
+        """The vector's solution if it is feasible below ``ceiling``; bands are split anew if a budget asks for it."""
+        if self._within(picks):
+            return self._choice(objective, picks, multipliers)
+        shared = [k for k, slot in enumerate(self.slots) if len(slot.rows) > 1]
+        if not shared or not any(d >= 0 for d in self.limits.device):
+            return None
+        splits = self._split_for_budgets(picks, shared, objective, ceiling)
+        if splits is None:
+            return None
+        parts = [slot.parts[:, o] for slot, o in zip(self.slots, picks, strict=True)]
+        for k, split in splits.items():
+            parts[k] = split.energy[0] + self.slots[k].tables.rows.receive_j[self.slots[k].index[:, 0]]
+        more = sum(parts[k].sum() - self.slots[k].energy[picks[k]] for k in shared)
+        limit = np.array(self.limits.limit)
+        if np.any(self._used(picks, parts) > limit + 2 * ROUNDING * np.abs(limit)):
+            return None
+        value = objective + self.terms.energy_weight * float(more)
+        return self._choice(value, picks, multipliers, splits) if value < ceiling else None
+
+    def _split_for_budgets(self, picks: IntArray, shared: list[int], objective: float, ceiling: float) -> dict[int, _Split] | None:
+        """Bands of shared slots that spend the least energy within the budgets, None if that is infeasible or not below ``ceiling``.
+
+        The prices of the devices' energies are raised in turn, each until its budget is just met; a price raised elsewhere only takes
+        bandwidth away, so they rise to the least prices at which all budgets are met: those of the optimum.
+        """
+        shares = _Shares(self, picks, shared)
+        price = np.zeros((1, len(shares.budget)))
+        for _ in range(200):
+            splits, energy = shares.at(price)
+            energy = energy[0]
+            if np.all(energy <= shares.budget * (1 + ROUNDING)):
+                return splits
+            extra = float(energy.sum() - shares.least) + float((price[0] * (energy - shares.finite_budget)).sum())
+            worst = int(np.argmax(energy / shares.budget))
+            if not objective + self.terms.energy_weight * extra < ceiling or not shares.raise_price(price, worst):
+                return None
+        raise SolverError("enumeration: splitting the band within the energy budgets did not converge; this is a defect, please report it")
+
+
+class _Shares:
+    """Energies of the devices of a joint plan as functions of prices of their energy that act on the bands of shared slots."""
+
+    def __init__(self, plan: _JointPlan, picks: IntArray, shared: list[int]) -> None:
+        a = plan.terms.problem.arrays
+        self.plan, self.shared = plan, shared
+        self.uploads = {k: plan.slots[k].uploads(picks[k : k + 1]) for k in shared}
+        self.budget = a.energy_budget_j
+        self.finite_budget = np.where(np.isfinite(a.energy_budget_j), a.energy_budget_j, 0.0)
+        self.alone = np.zeros(a.num_devices)
+        for k, slot in enumerate(plan.slots):
+            for r, d in enumerate(plan.devices[k]):
+                self.alone[d] += slot.tables.rows.receive_j[slot.rows[r]] if k in shared else slot.parts[r, picks[k]]
+        self.least = float(sum(slot.energy[o] for slot, o in zip(plan.slots, picks, strict=True)))
+
+    def at(self, price: FloatArray) -> tuple[dict[int, _Split], FloatArray]:
+        """Splits at prices (q, I), each slot's of shape (q, n), and the devices' energies (q, I)."""
+        energy = np.tile(self.alone, (len(price), 1))
+        splits = {}
+        for k in self.shared:
+            devices = self.plan.devices[k]
+            splits[k] = _split_band(self.uploads[k].take(np.zeros(len(price), dtype=np.int64)), 1.0 + price[:, devices])
+            energy[:, devices] += splits[k].energy
+        return splits, energy
+
+    def raise_price(self, price: FloatArray, device: int) -> bool:
+        """Raise a device's price, in place, until its budget is just met; False if no price does."""
+        low, high = price[0, device], np.inf
+        trial = np.tile(price, (25, 1))
+        grid = low + np.append(0.0, np.geomspace(1e-6, 1e9, 24))
+        for _ in range(14):
+            trial[:, device] = grid
+            met = self.at(trial)[1][:, device] <= self.budget[device] * (1 + 0.1 * ROUNDING)
+            if not np.any(met):
+                return False
+            first = int(np.argmax(met))
+            low, high = grid[max(first - 1, 0)], grid[first]
+            grid = np.linspace(low, high, 25)
+        price[0, device] = high
+        return True
+
+
+# --- the search ----------------------------------------------------------------------------------------------------------------------
+
+
+class _Search:
+    """Best-first search over combinations of keys, then joint plans, with an incumbent that supplies cutoff and prices."""
+
+    def __init__(self, terms: _Terms, incumbent: Incumbent) -> None:
+        self.terms, self.incumbent = terms, incumbent
+        self.problem = terms.problem
+        self.rows = _build_rows(terms)
+        self.plans = [_build_plans(terms, self.rows, i) for i in range(self.problem.arrays.num_devices)]
+        self.slots: OrderedDict[tuple[int, ...], _Slot] = OrderedDict()
+        self.prices: _Prices | None = None
+        self.solved = 0
+
+    def check_size(self) -> None:
+        """Refuse what is too large before time is spent on it."""
+        combinations = float(np.prod([len(plan.h) for plan in self.plans], dtype=float))
+        if combinations > MAX_COMBINATIONS:
+            raise InputError(
+                f"solver enumeration: {combinations:.4g} combinations of plans to compare; the limit is {MAX_COMBINATIONS:.4g}; "
+                "use another solver, or fewer devices, slots or steps"
+            )
+
+    @property
+    def cutoff(self) -> float:
+        """Objective from which on nothing is of interest."""
+        best = self.incumbent.objective
+        return best - PRUNE_TOLERANCE * abs(best) if np.isfinite(best) else np.inf
+
+    def run(self) -> None:
+        """Search to the end; the incumbent holds the outcome."""
+        self.tables = _Tables(self.problem, self.rows)
+        self.combinations = _Combinations(self.terms, self.tables, self.plans)
+        a = self.problem.arrays
+        self.relax(_Prices(np.zeros(a.slots, dtype=np.int64), np.zeros(a.num_devices)))
+        pending = np.arange(self.combinations.total)
+        bounds = self.quotes(pending)
+        self.progress("bounds", bounds)
+        pending, bounds = self.tune(*_sorted(pending[np.isfinite(bounds)], bounds[np.isfinite(bounds)]))
+        size = 32
+        while len(pending) and bounds[0] < self.cutoff:
+            before = self.incumbent.objective
+            self.explore(pending[:size])
+            pending, bounds = pending[size:], bounds[size:]
+            if self.incumbent.objective < before - 1e-4 * abs(before):
+                pending, bounds = self.reprice(pending, bounds)
+            self.progress("search", bounds)
+            size = min(2 * size, 4096)
+
+    def progress(self, phase: str, bounds: FloatArray) -> None:
+        """Record the bound over what is left, which with the incumbent bounds the optimum."""
+        least = min(float(bounds.min(initial=np.inf)), self.incumbent.objective)
+        if np.isfinite(least):
+            self.incumbent.raise_lower_bound(least - BOUND_MARGIN * abs(least))
+        self.incumbent.iteration += 1
+        self.incumbent.record(phase)
+        self.incumbent.check_time()
+
+    def relax(self, prices: _Prices) -> None:
+        """Build the lower bounds at new prices."""
+        self.relaxation = _Relaxation(self.problem, self.tables, self.plans, self.combinations.nodes, prices)
+
+    def quotes(self, flat: IntArray, rounds: int = 0) -> FloatArray:
+        """Lower bounds of combinations, in blocks that bound the memory."""
+        bounds = np.empty(len(flat))
+        for block in range(0, len(flat), 50_000):
+            self.incumbent.check_time()
+            some = slice(block, block + 50_000)
+            bounds[some] = self.combinations.quote(self.relaxation, flat[some], rounds).bound
+        return bounds
+
+    def tune(self, pending: IntArray, bounds: FloatArray) -> tuple[IntArray, FloatArray]:
+        """Find a good incumbent from the most promising combinations, and prices from it, as long as that helps."""
+        for _ in range(6):
+            before = self.incumbent.objective
+            self.probe(pending[:64])
+            if not self.incumbent.objective < before:
+                break
+            pending, bounds = self.reprice(pending, bounds)
+            self.progress("prices", bounds)
+        return pending, bounds
+
+    def reprice(self, pending: IntArray, bounds: FloatArray) -> tuple[IntArray, FloatArray]:
+        """Raise the bounds by the incumbent's prices and drop what they exclude."""
+        keep = bounds < self.cutoff
+        pending, bounds = pending[keep], bounds[keep]
+        if self.prices is None or not len(pending):
+            return pending, bounds
+        self.relax(self.prices)
+        bounds = np.maximum(bounds, self.quotes(pending, rounds=2))
+        keep = bounds < self.cutoff
+        return _sorted(pending[keep], bounds[keep])
+
+    def probe(self, flat: IntArray) -> None:
+        """Solve the best joint plans among each device's best plans in a few combinations."""
+        if not len(flat):
+            return
+        quote = self.combinations.quote(self.relaxation, flat, rounds=2)
+        keys = self.combinations.keys(flat)
+        left, t = self.relaxation.cell(quote.rate)
+        chosen, owner = [], []
+        for c in range(len(flat)):
+            best = []
+            for i, plan in enumerate(self.plans):
+                mine = plan.first[keys[c, i]] + np.arange(plan.count[keys[c, i]])
+                here = np.full(len(mine), c)
+                cost = self.relaxation.plans_cost(i, mine, left[here], t[here])
+                best.append(mine[np.argsort(cost, kind="stable")[:3]])
+            joint = list(itertools.product(*best))
+            chosen.extend(joint)
+            owner.extend([c] * len(joint))
+        plans, combination = np.array(chosen, dtype=np.int64), np.array(owner)
+        plans, combination = self.allowed(plans, combination)
+        bounds = self.joint_bounds(plans, quote.take(combination))
+        order = np.argsort(bounds, kind="stable")[:24]
+        self.solve_in_order(plans[order], bounds[order])
+
+    def explore(self, flat: IntArray) -> None:
+        """Solve or exclude every joint plan of some combinations."""
+        quote = self.combinations.quote(self.relaxation, flat, rounds=2)
+        keep = np.flatnonzero(quote.bound < self.cutoff)
+        keys, quote = self.combinations.keys(flat[keep]), quote.take(keep)
+        expanded = self.expand(keys, quote)
+        if expanded is None:
+            middle = len(keep) // 2
+            self.explore(flat[keep[:middle]])
+            self.explore(flat[keep[middle:]])
+            return
+        plans, owner = self.allowed(*expanded)
+        bounds = self.joint_bounds(plans, quote.take(owner))
+        keep = np.flatnonzero(bounds < self.cutoff)
+        keep = keep[np.argsort(bounds[keep], kind="stable")]
+        self.solve_in_order(plans[keep], bounds[keep])
+
+    def expand(self, keys: IntArray, quote: _Quote) -> tuple[IntArray, IntArray] | None:
+        """Joint plans (m, I) of combinations that the additive bound does not exclude, device by device, and their combination (m,).
+
+        None if they are too many to look at together.
+        """
+        left, t = self.relaxation.cell(quote.rate)
+        least = self.relaxation.keys_cost(keys, quote.rate)
+        bound = quote.offset + quote.scale * (least.sum(axis=1) - self.relaxation.paid)
+        owner, chosen = np.arange(len(keys)), np.zeros((len(keys), 0), dtype=np.int64)
+        for i, plan in enumerate(self.plans):
+            self.incumbent.check_time()
+            count = plan.count[keys[owner, i]]
+            if count.sum() > 2_000_000 and len(keys) > 1:
+                return None
+            parent = np.repeat(np.arange(len(owner)), count)
+            position = np.arange(len(parent)) - np.repeat(np.cumsum(count) - count, count)
+            combination = owner[parent]
+            candidate = plan.first[keys[combination, i]] + position
+            cost = self.relaxation.plans_cost(i, candidate, left[combination], t[combination])
+            more = bound[parent] + quote.scale[combination] * (cost - least[combination, i])
+            keep = more < self.cutoff
+            bound, owner = more[keep], combination[keep]
+            chosen = np.column_stack([chosen[parent[keep]], candidate[keep]])
+        return chosen, owner
+
+    def allowed(self, plans: IntArray, owner: IntArray) -> tuple[IntArray, IntArray]:
+        """Those joint plans that meet C2."""
+        if not self.problem.objective.enforce_conditions or not len(plans):
+            return plans, owner
+        beta = self.problem.arrays.smoothness[:, None]
+        keep = np.empty(len(plans), dtype=bool)
+        for block in range(0, len(plans), 50_000):
+            some = slice(block, block + 50_000)
+            h = beta * sum(plan.h_instant[plans[some, i]] for i, plan in enumerate(self.plans))
+            span = beta * sum(plan.span[plans[some, i]] for i, plan in enumerate(self.plans))
+            keep[some] = np.all(h + STALE_FACTOR * h * span <= C2_LIMIT * (1 + PRUNE_TOLERANCE), axis=(1, 2))
+        return plans[keep], owner[keep]
+
+    def joint_bounds(self, plans: IntArray, quote: _Quote) -> FloatArray:
+        """Lower bounds of joint plans (m, I): T_stale is known, and each slot takes its best price of bandwidth."""
+        bounds = np.empty(len(plans))
+        for block in range(0, len(plans), 4096):
+            self.incumbent.check_time()
+            some = slice(block, block + 4096)
+            bounds[some] = self._joint_bounds(plans[some], quote.take(np.arange(len(plans))[some]))
+        return bounds
+
+    def _joint_bounds(self, plans: IntArray, quote: _Quote) -> FloatArray:
+        tables, table = self.tables, self.relaxation.row_cost
+        rows = np.stack([plan.rows[plans[:, i]] for i, plan in enumerate(self.plans)], axis=1)
+        span = sum(plan.span[plans[:, i]] for i, plan in enumerate(self.plans))
+        fixed = sum(plan.fixed[plans[:, i]] for i, plan in enumerate(self.plans))
+        noise, stale, task = (np.append(v, 0) for v in (self.rows.noise, self.rows.stale, self.rows.task))
+        total = (quote.rate * fixed).sum(axis=1) - self.relaxation.budget_paid
+        every = np.arange(len(plans))[:, None]
+        for g in range(self.problem.arrays.slots):
+            row = rows[:, :, g]
+            j = task[row]
+            price = quote.rate[every, j] * (noise[row] + stale[row] * span[every, j, g + 1])
+            dual = tables.read(table, row, price).sum(axis=1) - tables.band[g] * tables.total_band
+            total += dual.max(axis=1)
+        return quote.offset + quote.scale * total
+
+    def solve_in_order(self, plans: IntArray, bounds: FloatArray) -> None:
+        """Solve joint plans by increasing bound until none can improve."""
+        for members, bound in zip(plans, bounds, strict=True):
+            if bound >= self.cutoff:
+                break
+            self.incumbent.check_time()
+            self.solve(members)
+
+    def solve(self, members: IntArray) -> None:
+        """Solve one joint plan exactly and offer its schedule."""
+        self.solved += 1
+        plans = [plan_set.rows[p] for plan_set, p in zip(self.plans, members, strict=True)]
+        span = sum(plan_set.span[p] for plan_set, p in zip(self.plans, members, strict=True))
+        h = np.stack([plan_set.h_instant[p].sum(axis=1) for plan_set, p in zip(self.plans, members, strict=True)])
+        by_slot = (tuple(int(plan[g]) for plan in plans if plan[g] < len(self.rows)) for g in range(self.problem.arrays.slots))
+        slots = [self.slot(rows) for rows in by_slot if rows]
+        choice = _JointPlan(self.terms, self.tables, slots, span, h).solve(self.cutoff)
+        if choice is not None:
+            self.accept(choice)
+
+    def slot(self, rows: tuple[int, ...]) -> _Slot:
+        """The options of a slot's rows, kept while they are in use."""
+        if rows in self.slots:
+            self.slots.move_to_end(rows)
+            return self.slots[rows]
+        slot = self.slots[rows] = _Slot(self.problem, self.tables, rows)
+        while len(self.slots) > 2000 or sum(s.pick.shape[1] for s in self.slots.values()) > 5_000_000:
+            self.slots.popitem(last=False)
+        return slot
+
+    def accept(self, choice: _Choice) -> None:
+        """Offer the schedule of a choice; the exact evaluator must agree with its objective."""
+        rows, r = self.rows, choice.rows
+        uploads = _row_uploads(self.problem, rows, r, choice.batch)
+        power = transmit_power_w(uploads.nats / LN2, choice.time, choice.band, uploads.noise_gain, 1.0) if len(r) else []
+        schedule = Schedule(
+            rows.device[r], rows.task[r], rows.start[r], rows.end[r], rows.steps[r], choice.batch,
+            uploads.frequency(choice.time), power, choice.band,
+        )  # fmt: skip
+        exact = evaluate_objective(self.problem, schedule).objective
+        if abs(exact - choice.objective) > 1e-9 * max(abs(exact), abs(choice.objective)):
+            raise SolverError(f"enumeration: found {choice.objective!r} where the evaluator says {exact!r}; this is a defect, please report it")
+        if exact < self.incumbent.objective and not self.incumbent.offer(schedule):
+            raise SolverError("enumeration: the validator refuses a schedule that should be feasible; this is a defect, please report it")
+        self.prices = choice.prices
+
+
+def _sorted(flat: IntArray, bounds: FloatArray) -> tuple[IntArray, FloatArray]:
+    """Combinations by increasing bound."""
+    order = np.argsort(bounds, kind="stable")
+    return flat[order], bounds[order]
+
+
+class Enumeration:
+    """The oracle: exact optimum of tiny problems, see the module's text."""
+
+    name = "enumeration"
+
+    def solve(
+        self, problem: Problem, *, settings: SolverSettings, seed: int = 0, progress: ProgressCallback | None = None
+    ) -> SolveResult:
+        """Exact optimum; ``lower_bound`` is the optimum lowered by :data:`BOUND_MARGIN`.
+
+        Raises ``InputError`` if the problem has more plans than the limits of this module. Deterministic: ``seed`` is only recorded.
+        """
+        terms = _terms(problem)
+        incumbent = Incumbent(problem, settings, progress)
+        _check_counts(terms)
+        status, reason = SolveStatus.SOLVED, ""
+        try:
+            reason = self._search(terms, incumbent)
+        except TimeLimitReached:
+            status, reason = SolveStatus.TIME_LIMIT, "time limit"
+        except KeyboardInterrupt:
+            status, reason = SolveStatus.INTERRUPTED, "interrupted"
+        return incumbent.result(self.name, status, seed=seed, reason=reason, lower_bound_method="enumeration")
+
+    @staticmethod
+    def _search(terms: _Terms, incumbent: Incumbent) -> str:
+        """Run the search; the reason of infeasibility, empty if there is a schedule."""
+        if not np.any(terms.relevant):
+            incumbent.offer(Schedule.empty())
+            return ""
+        search = _Search(terms, incumbent)
+        reason = _untrainable(terms, search.rows)
+        if reason:
+            return reason
+        search.check_size()
+        search.run()
+        if incumbent.schedule is None:
+            return _infeasibility(terms)
+        incumbent.raise_lower_bound(incumbent.objective - BOUND_MARGIN * abs(incumbent.objective))
+        incumbent.record("done")
+        return ""
+
+
+def _check_counts(terms: _Terms) -> None:
+    """Refuse a problem with more plans or batches than can be enumerated."""
+    a = terms.problem.arrays
+    counts = _count_plans(terms)
+    joint = float(np.prod(counts, dtype=float))
+    batches = int((a.samples - a.min_batch + 1)[a.has_data].max())
+    advice = "use another solver, or a smaller problem (devices, slots, max_staleness, max_steps, samples)"
+    if joint > MAX_JOINT_PLANS:
+        raise InputError(f"solver enumeration: {joint:.4g} joint plans; the limit is {MAX_JOINT_PLANS:.4g}; {advice}")
+    if max(counts) > MAX_DEVICE_PLANS:
+        name = terms.problem.devices[int(np.argmax(counts))].name
+        raise InputError(f"solver enumeration: {max(counts)} plans of device {name}; the limit is {MAX_DEVICE_PLANS}; {advice}")
+    if batches > MAX_BATCHES:
+        raise InputError(f"solver enumeration: {batches} batch sizes of a device and task; the limit is {MAX_BATCHES}; {advice}")
+
+
+def _untrainable(terms: _Terms, rows: _Rows) -> str:
+    """Why some task can never be trained by any device, empty if each can."""
+    a = terms.problem.arrays
+    for j in np.flatnonzero(terms.relevant):
+        if np.any(rows.task == j):
+            continue
+        name = terms.problem.tasks[j].name
+        if _most_steps(terms, j) < 1:
+            return f"task {name}: condition C1 (learning_rate * smoothness * steps <= 1/20) forbids even one step"
+        if not np.any(a.has_data[:, j] & (a.samples[:, j] >= a.min_batch[j]) & (a.server_weight[:, j] > 0)):
+            return f"task {name}: no device holds min_batch = {a.min_batch[j]} samples and a positive weight"
+        return f"task {name}: no device can receive, compute one step and upload within max_staleness + 1 slots at full speed and power"
+    return ""
+
+
+def _infeasibility(terms: _Terms) -> str:
+    """Which constraints exclude every joint plan, as far as the problem tells."""
+    problem, names = terms.problem, ["spectrum and deadlines"]
+    if np.any(np.isfinite(problem.arrays.energy_budget_j)):
+        names.append("the energy budgets (energy_budget_j)")
+    if np.isfinite(terms.total_energy):
+        names.append(f"total_energy_j = {terms.total_energy:g}")
+    if np.any(np.isfinite(terms.target)):
+        names.append("the targets")
+    if problem.objective.enforce_conditions:
+        names.append("the conditions C1 and C2")
+    return f"no plan trains every task within {', '.join(names)}: all {float(np.prod(_count_plans(terms), dtype=float)):.4g} joint plans are excluded"

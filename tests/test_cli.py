@@ -1,0 +1,633 @@
+"""The command line: what each command prints and writes, exit codes, signals, and how fast ``--help`` is."""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from cli_fakes import FAKES, problem_dict, schedule_dict
+from click.testing import CliRunner, Result
+
+from schedopt import __version__, io, registry
+from schedopt.cli import COMMANDS, main
+from schedopt.cli.validate import result_mismatches
+from schedopt.constraints import validate_schedule
+from schedopt.errors import InputError
+from schedopt.files import parse_problem, parse_schedule, schedule_to_dict
+from schedopt.objective import evaluate_objective
+from schedopt.problem import Problem
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def workplace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A directory with both files, and solvers that end as their name says."""
+    monkeypatch.setattr(registry, "SOLVERS", registry.SOLVERS | FAKES)
+    monkeypatch.delenv("SCHEDOPT_DATA_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    Path("p.json").write_text(json.dumps(problem_dict()))
+    Path("s.json").write_text(json.dumps(schedule_dict()))
+
+
+def run(*arguments: str) -> Result:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def run_json(*arguments: str, code: int = 0) -> dict[str, Any]:
+    """The one JSON object that a command prints with ``--json``."""
+    result = run(*arguments, "--json")
+    assert result.exit_code == code, result.output
+    document = json.loads(result.stdout)
+    assert isinstance(document, dict)
+    return document
+
+
+def refusal(*arguments: str, code: int = 2) -> str:
+    """The one line with which a command fails."""
+    result = run(*arguments)
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("schedopt: error: ") and result.stderr.count("\n") == 1
+    return result.stderr.removeprefix("schedopt: error: ").rstrip("\n")
+
+
+def python(code: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """A Python process that knows the fakes; ``code`` runs before the command line."""
+    prelude = "import schedopt.registry as r, cli_fakes; r.SOLVERS |= cli_fakes.FAKES\n"
+    environment = os.environ | {"PYTHONPATH": str(TESTS)}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+    return subprocess.Popen([sys.executable, "-c", prelude + code, *arguments], env=environment, **pipes)
+
+
+MAIN = "from schedopt.cli import main; main()"
+
+
+# --- the group ------------------------------------------------------------------------------------------------------------------
+
+
+def test_overview() -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    assert all(f"  {name}" in result.stdout for name in COMMANDS)
+    assert run().stdout == result.stdout
+    assert run("--version").stdout == f"schedopt, version {__version__}\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_and_json(name: str) -> None:
+    result = run(name, "--help")
+    assert result.exit_code == 0
+    assert "--json" in result.stdout
+    assert importlib.import_module(f"schedopt.cli.{name}").command.name == name
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom schedopt.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+        "print(*sorted(m for m in ('numpy', 'scipy', 'cvxpy', 'pydantic', 'rich', 'torch') if m in sys.modules))"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "", "imported for --help"
+
+
+def test_python_m() -> None:
+    result = subprocess.run([sys.executable, "-m", "schedopt", "--help"], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[0] == run("--help").stdout.splitlines()[0], "it calls itself schedopt there too"
+    assert result.stderr == ""
+
+
+def test_usage_errors_are_one_line() -> None:
+    assert refusal("solv").startswith("No such command 'solv'.")
+    assert refusal("solve") == "Missing argument 'PROBLEM'. (see 'schedopt solve --help')"
+    assert "--colour" in refusal("solve", "p.json", "--colour")
+    assert "'a', " not in refusal("schema")
+    assert "'fast' is not one of 'weighted', 'min_energy', 'min_bound'" in refusal("solve", "p.json", "--mode", "fast")
+    for limit in ("0", "-1", "nan", "inf", "1s"):
+        assert "'--time-limit'" in refusal("solve", "p.json", "--time-limit", limit)
+    for seed in ("-1", "1.5", str(2**32)):
+        assert "'--seed'" in refusal("solve", "p.json", "--seed", seed)
+    assert run_json("solve", code=2) == {"error": "Missing argument 'PROBLEM'. (see 'schedopt solve --help')", "exit_code": 2}
+
+
+def test_attached_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    @click.command("simulate", short_help="Train for real.")
+    def simulate() -> None:
+        click.echo("training")
+
+    module = types.ModuleType("plugin")
+    module.command = simulate  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "plugin", module)
+    points = [
+        EntryPoint("simulate", "plugin:command", "schedopt.commands"),
+        EntryPoint("broken", "no_such_module:command", "schedopt.commands"),
+        EntryPoint("solve", "plugin:command", "schedopt.commands"),
+    ]
+    monkeypatch.setattr(main, "plugins", {p.name: p for p in points if p.name not in COMMANDS})
+    overview = run("--help").stdout
+    assert "simulate  Train for real." in overview
+    assert "broken" in overview
+    assert run("simulate").stdout == "training\n"
+    message = "command broken cannot be loaded (No module named 'no_such_module'); pip install 'schedopt[runtime]' may help"
+    assert refusal("broken", code=4) == message
+
+
+def test_entry_points_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    from schedopt.cli import LazyGroup
+
+    asked = []
+
+    def entry_points(group: str) -> list[EntryPoint]:
+        asked.append(group)
+        return [EntryPoint("solve", "x:y", group), EntryPoint("extra", "x:y", group)]
+
+    monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
+    assert list(LazyGroup("g").plugins) == ["extra"], "our own commands cannot be replaced"
+    assert asked == ["schedopt.commands"]
+
+
+# --- the registry ---------------------------------------------------------------------------------------------------------------
+
+
+def test_registry() -> None:
+    assert registry.solver_names()[:6] == ["sca", "round_robin", "random_feasible", "synchronous", "greedy_energy", "enumeration"]
+    with pytest.raises(InputError, match="solver = 'simplex'; must be one of sca, round_robin, "):
+        registry.get_solver("simplex")
+    with pytest.raises(InputError, match="bound = 'x'; must be one of async_schedule"):
+        registry.get_bound("x")
+    records: list[Any] = []
+    result = registry.solve(parse_problem(problem_dict()), solver="solved", seed=3, progress=records.append)
+    assert (result.seed, len(records)) == (3, 1)
+    assert registry.get_bound("async_schedule").name == registry.bound_names()[0]
+
+
+# --- solve ----------------------------------------------------------------------------------------------------------------------
+
+
+def objective() -> float:
+    file = parse_schedule(schedule_dict())
+    return evaluate_objective(file.problem, file.schedule).objective
+
+
+def test_solve_prints_a_table() -> None:
+    result = run("solve", "p.json", "--solver", "solved")
+    assert result.exit_code == 0
+    assert result.stderr == "", "progress is for terminals"
+    assert f"objective     {objective():.4g} (weighted)" in result.stdout
+    assert "lower bound   300 by a guess; proven within " in result.stdout
+    assert "solver        fake (clarabel), 3 iterations, 1.5 s, seed 0, KKT residual 3.0e-06" in result.stdout
+    row = next(line for line in result.stdout.splitlines() if "svhn" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")][2:] == ["yes", "0.04108", "1", "8", "64", "1: 1"]
+    assert {entry.name for entry in Path().iterdir()} == {"p.json", "s.json"}, "without -o nothing is written"
+
+
+@pytest.mark.parametrize("name", ["out.json", "out.json.gz"])
+def test_solve_writes_the_schedule(name: str) -> None:
+    result = run("solve", "p.json", "--solver", "solved", "-o", name, "--seed", "5")
+    assert result.exit_code == 0
+    assert result.stdout.endswith(f"written to {name}\n")
+    file = io.load_schedule(name)
+    assert file.problem == io.load_problem("p.json")
+    assert file.result is not None and file.result.solver is not None
+    assert file.result.objective == objective()
+    assert (file.result.solver.seed, file.result.lower_bound, file.result.interrupted) == (5, 300.0, False)
+    assert run("validate", name).exit_code == 0
+    assert (Path(name).read_bytes()[:2] == b"\x1f\x8b") == name.endswith(".gz")
+
+
+def test_equal_seeds_give_equal_bytes() -> None:
+    for name in ("a.json.gz", "b.json.gz"):
+        run("solve", "p.json", "--solver", "solved", "-o", name)
+    assert Path("a.json.gz").read_bytes() == Path("b.json.gz").read_bytes()
+
+
+def test_solve_to_standard_output() -> None:
+    result = run("solve", "p.json", "--solver", "solved", "-o", "-")
+    assert parse_schedule(json.loads(result.stdout)).result is not None
+    assert "objective" in result.stderr, "the table goes to stderr"
+    both = run("solve", "p.json", "--solver", "solved", "-o", "-", "--json")
+    assert json.loads(both.stdout) == json.loads(result.stdout), "one JSON object: the schedule file"
+    assert both.stderr == ""
+    assert not Path("-").exists()
+
+
+def test_solve_json() -> None:
+    document = run_json("solve", "p.json", "--solver", "solved", "-o", "out.json", "--backend", "scs")
+    written = json.loads(Path("out.json").read_text())["result"]
+    assert {key: document[key] for key in ("objective", "energy_j", "lower_bound", "gap", "solver")} == {
+        key: written[key] for key in ("objective", "energy_j", "lower_bound", "gap", "solver")
+    }
+    assert document["status"] == "solved"
+    assert document["output"] == "out.json"
+    assert document["solver"]["backend"] == "scs"
+    assert document["tasks"]["mnist"] == written["tasks"]["mnist"] | {"mean_steps": 8.0, "mean_batch": 64.0, "staleness": {"1": 1}}
+
+
+def test_solve_in_another_mode() -> None:
+    assert run("solve", "p.json", "--solver", "solved", "-o", "out.json", "--mode", "min_bound").exit_code == 0
+    assert io.load_schedule("out.json").problem.objective.mode == "min_bound", "the file holds the problem that was solved"
+    assert io.load_problem("p.json").objective.mode == "weighted"
+    message = "tasks[0].target = null: mode min_energy needs a target in at least one task"
+    assert refusal("solve", "p.json", "--mode", "min_energy") == message
+
+
+def test_solve_endings() -> None:
+    Path("out.json").write_text("precious")
+    base = ("solve", "p.json", "-o", "out.json", "--solver")
+    assert refusal(*base, "infeasible", code=3) == "infeasible: no device can ever reach task svhn"
+    assert "no feasible schedule found within the time limit (1.5 s)" in refusal(*base, "out_of_time", code=4)
+    assert refusal(*base, "failing", code=4) == "backend scs failed: numerical trouble"
+    assert refusal(*base, "interrupted_early", code=130) == "interrupted"
+    assert refusal(*base, "keyboard_interrupted", code=130) == "interrupted"
+    assert refusal(*base, "simplex").startswith("solver = 'simplex'; must be one of sca, round_robin")
+    assert Path("out.json").read_text() == "precious"
+    document = run_json(*base, "infeasible", code=3)
+    assert document == {"error": "infeasible: no device can ever reach task svhn", "exit_code": 3}
+    assert run(*base, "time_limited").exit_code == 0
+    assert parse_schedule(json.loads(Path("out.json").read_text())).result is not None
+
+
+def test_unusable_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    from schedopt.sca import conic
+
+    monkeypatch.setattr(conic, "find_spec", lambda name: None)
+    assert refusal("solve", "p.json", "--solver", "solved", "--backend", "ecos", code=4).startswith("backend ecos is not installed")
+
+
+def test_outputs_are_refused_before_solving() -> None:
+    for output in ("no/out.json", ".", "/dev/null", "p.json"):
+        message = refusal("solve", "p.json", "--solver", "failing", "-o", output)
+        assert message.startswith(f"{output}: ")
+    assert json.loads(Path("p.json").read_text()) == problem_dict()
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
+def test_interrupted_solve_writes_what_it_has(signals: list[signal.Signals]) -> None:
+    process = python(MAIN, "solve", "p.json", "--solver", "slow", "-o", "out.json")
+    assert process.stdout is not None and process.stdout.readline() == "working\n"
+    for number in signals:
+        process.send_signal(number)
+    output, error = process.communicate(timeout=30)
+    assert process.returncode == 130, error
+    assert error == ""
+    assert "interrupted; the best schedule found so far" in output
+    document = json.loads(Path("out.json").read_text())
+    assert document["result"]["interrupted"] is True
+    assert run("validate", "out.json").exit_code == 0
+
+
+def test_signals_while_writing_wait() -> None:
+    code = (
+        "import os, signal; real = os.fsync\n"
+        "def fsync(d): os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGTERM); real(d)\n"
+        "os.fsync = fsync\n"
+    )
+    process = python(code + MAIN, "solve", "p.json", "--solver", "solved", "-o", "out.json")
+    _, error = process.communicate(timeout=30)
+    assert (process.returncode, error) == (0, "")
+    assert io.load_schedule("out.json").result is not None
+
+
+def test_progress_on_a_terminal() -> None:
+    primary, secondary = pty.openpty()
+    process = python(MAIN, "solve", "p.json", "--solver", "solved", "--json", stderr=secondary, text=True)
+    output, _ = process.communicate(timeout=30)
+    os.close(secondary)
+    shown = b""
+    while True:
+        try:
+            part = os.read(primary, 4096)
+        except OSError:  # the other end is closed
+            break
+        shown += part
+        if not part:
+            break
+    os.close(primary)
+    assert json.loads(output)["status"] == "solved"
+    assert b"solved: iteration 3" in shown
+
+
+def test_closed_pipe() -> None:
+    process = python(MAIN, "schema", "schedule")
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.wait(timeout=30) == 141
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a full device")
+def test_full_disk() -> None:
+    with open("/dev/full", "w") as full:
+        process = python(MAIN, "solve", "p.json", "--solver", "solved", "-o", "-", stdout=full)
+        _, error = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert error.splitlines()[-1] == "schedopt: error: standard output: No space left on device"
+    assert "Traceback" not in error
+
+
+def test_poor_terminal_encoding() -> None:
+    data = problem_dict()
+    data["name"] = "caf\u00e9 \u03a8"
+    Path("p.json").write_text(json.dumps(data))
+    process = python(f"import sys; sys.stdout.reconfigure(encoding='ascii')\n{MAIN}", "validate", "p.json")
+    output, error = process.communicate(timeout=30)
+    assert (process.returncode, error) == (0, "")
+    assert output.startswith("caf\\xe9 \\u03a8: valid problem")
+
+
+# --- validate -------------------------------------------------------------------------------------------------------------------
+
+
+def test_validate_problem() -> None:
+    result = run("validate", "p.json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.startswith("2dev_2task: valid problem\n")
+    document = run_json("validate", "p.json")
+    assert document["valid"] is True
+    assert (document["devices"], document["tasks"], document["slots"]) == (2, 2, 6)
+    # 6 slots, at most 6 long: 6 + 5 + ... + 1 spans for each of four pairs
+    assert document["possible_assignments"] == 4 * 21
+    assert document["digest"] == io.load_problem("p.json").digest
+
+
+def test_validate_feasible_schedule() -> None:
+    result = run("validate", "s.json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "2 assignments, feasible" in result.stdout
+    document = run_json("validate", "s.json")
+    assert document["feasible"] is True
+    assert document["result_matches"] is None
+    spectrum = next(c for c in document["constraints"] if c["name"] == "5 spectrum")
+    assert (spectrum["amount"], spectrum["unit"], spectrum["ok"]) == (5e5 - 5e6, "Hz", True)
+
+
+def test_validate_violations() -> None:
+    data = schedule_dict()
+    data["assignments"][0] |= {"batch": 1000, "bandwidth_hz": 6e6}
+    Path("s.json").write_text(json.dumps(data))
+    result = run("validate", "s.json")
+    assert (result.exit_code, result.stderr) == (3, "")
+    assert "violated: 4 batch high: assignments[0] (dev00, svhn, 0->2): by 400 samples (value 1000, limit 600)" in result.stdout
+    assert "violated: 5 spectrum: slot 1: by 1e+06 Hz (value 6e+06, limit 5e+06)" in result.stdout
+    document = run_json("validate", "s.json", code=3)
+    assert document["feasible"] is False
+    batch = next(c for c in document["constraints"] if c["name"] == "4 batch high")
+    assert batch["violations"] == [
+        {"where": "assignments[0] (dev00, svhn, 0->2)", "value": 1000.0, "limit": 600.0, "amount": 400.0, "unit": "samples"}
+    ]
+
+
+def test_validate_caps_what_it_prints() -> None:
+    data = schedule_dict()
+    data["assignments"] = [data["assignments"][0] | {"batch": 601 + k} for k in range(25)]
+    Path("s.json").write_text(json.dumps(data))
+    lines = [line for line in run("validate", "s.json").stdout.splitlines() if line.startswith("violated: 4 batch high")]
+    assert len(lines) == 11
+    assert lines[-1] == "violated: 4 batch high: ... and 15 more rows (all with --json)"
+    check = next(c for c in run_json("validate", "s.json", code=3)["constraints"] if c["name"] == "4 batch high")
+    assert len(check["violations"]) == 25
+
+
+def test_validate_absurd_numbers() -> None:
+    """Legal numbers that overflow: one verdict, no warnings, JSON without NaN."""
+    data = schedule_dict()
+    data["assignments"][0] |= {"freq_hz": 1e308, "power_w": 1e-300, "bandwidth_hz": 1e308}
+    Path("s.json").write_text(json.dumps(data))
+    for command in ("validate", "bound"):
+        code = 3 if command == "validate" else 0
+        assert run(command, "s.json").stderr == ""
+        run_json(command, "s.json", code=code)
+
+
+@dataclass(frozen=True)
+class Lie:
+    """A wrong statement in ``result`` and the field that must be named."""
+
+    change: Callable[[dict[str, Any]], Any]
+    field: str
+
+
+LIES = [
+    Lie(lambda r: r.update(objective=r["objective"] * (1 + 1e-5)), "result.objective"),
+    Lie(lambda r: r.update(objective=None), "result.objective"),
+    Lie(lambda r: r.update(energy_j=0.0), "result.energy_j"),
+    Lie(lambda r: r["tasks"]["svhn"].update(bound=1.0), "result.tasks.svhn.bound"),
+    Lie(lambda r: r["tasks"]["svhn"].update(assignments=2), "result.tasks.svhn.assignments"),
+    Lie(lambda r: r["tasks"]["mnist"].update(certified=False), "result.tasks.mnist.certified"),
+    Lie(lambda r: r.update(lower_bound=r["objective"] * 1.01, gap=None), "result.lower_bound"),
+    Lie(lambda r: r.update(lower_bound=r["objective"] * 0.9, gap=0.2), "result.gap"),
+]
+
+
+@pytest.mark.parametrize("lie", LIES, ids=lambda lie: lie.field)
+def test_validate_recomputes_the_stated_result(lie: Lie) -> None:
+    file = parse_schedule(schedule_dict())
+    data = schedule_to_dict(file.problem, file.schedule)
+    Path("s.json").write_text(json.dumps(data))
+    assert run_json("validate", "s.json")["result_matches"] is True
+    lie.change(data["result"])
+    Path("s.json").write_text(json.dumps(data))
+    result = run("validate", "s.json")
+    assert result.exit_code == 3
+    assert f"stated {lie.field} = " in result.stdout
+    document = run_json("validate", "s.json", code=3)
+    assert (document["feasible"], document["result_matches"]) == (True, False)
+    assert [mismatch["field"] for mismatch in document["mismatches"]] == [lie.field]
+
+
+def test_rounded_results_pass() -> None:
+    """An outsider may print seven digits."""
+    file = parse_schedule(schedule_dict())
+    data = schedule_to_dict(file.problem, file.schedule)
+    data["result"]["objective"] = float(f"{data['result']['objective']:.8g}")
+    data["result"] |= {"lower_bound": 300.0, "gap": round(1 - 300.0 / data["result"]["objective"], 7)}
+    parsed = parse_schedule(data)
+    assert result_mismatches(parsed.problem, parsed.result, validate_schedule(parsed.problem, parsed.schedule)) == []
+
+
+def test_names_are_printed_as_they_are() -> None:
+    data = schedule_dict()
+    text = json.dumps(data).replace('"dev00"', json.dumps("[red]\x1b[31m:smile:\n")).replace('"batch": 64', '"batch": 1000')
+    Path("s.json").write_text(text)
+    output = run("validate", "s.json").stdout
+    assert "assignments[0] ([red]\\x1b[31m:smile:\\n, svhn, 0->2)" in output
+    assert "\x1b" not in output
+
+
+# --- bound ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_bound_terms_sum_to_the_total() -> None:
+    document = run_json("bound", "s.json")
+    (bound,) = document["bounds"]
+    assert bound["name"] == "async_schedule"
+    for task in bound["tasks"].values():
+        assert sum(task["terms"].values()) == pytest.approx(task["bound"], rel=1e-12)
+        assert list(task["terms"]) == ["opt", "loss", "part", "data", "local", "noise", "stale"]
+        assert task["bound_sharp"] <= task["bound"]
+        assert task["certified"] is True and task["reasons"] == []
+        assert task["conditions"]["C1"] == {"value": pytest.approx(0.04), "limit": 0.05, "holds": True}
+
+
+def test_bound_table() -> None:
+    output = run("bound", "s.json").stdout
+    for label in ("term opt", "term stale", "bound", "bound_sharp", "C1 (<= 0.05)", "C2 (<= 0.5)", "certified"):
+        assert label in output
+    assert "svhn: certified\n" in output
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda d: d["assignments"][0].update(steps=20), "C1 fails (0.1 > 0.05)"),
+        (lambda d: d["assignments"].pop(0), "never trained"),
+        (lambda d: d["problem"]["tasks"][0].update(aggregation="mixing"), "aggregation is mixing"),
+        (lambda d: d["problem"]["objective"].update(participation="horizon"), "participation is horizon"),
+        (lambda d: d["problem"]["objective"]["term_scale"].update(part=0.03), "a term_scale is below 1"),
+    ],
+)
+def test_bound_says_why_it_is_not_certified(change: Callable[[dict[str, Any]], Any], reason: str) -> None:
+    data = schedule_dict()
+    change(data)
+    Path("s.json").write_text(json.dumps(data))
+    assert f"svhn: not certified: {reason}" in run("bound", "s.json").stdout
+    task = run_json("bound", "s.json")["bounds"][0]["tasks"]["svhn"]
+    assert (task["certified"], task["reasons"]) == (False, [reason])
+    if reason == "never trained":
+        assert task["bound"] is None and task["terms"]["opt"] is None
+
+
+def test_bound_of_many_tasks_in_several_tables() -> None:
+    data = schedule_dict()
+    for k in range(5):
+        data["problem"]["tasks"].append(data["problem"]["tasks"][0] | {"name": f"extra{k}"})
+        data["problem"]["devices"][0]["tasks"][f"extra{k}"] = data["problem"]["devices"][0]["tasks"]["svhn"]
+    Path("s.json").write_text(json.dumps(data))
+    assert run("bound", "s.json").stdout.count("term opt") == 2
+
+
+def test_every_registered_bound_is_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "BOUNDS", registry.BOUNDS | {"again": registry.BOUNDS["async_schedule"]})
+    assert len(run_json("bound", "s.json")["bounds"]) == 2
+
+
+# --- schema, generate, doctor ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["problem", "schedule"])
+def test_schema(kind: str) -> None:
+    plain = run("schema", kind)
+    assert plain.exit_code == 0
+    assert json.loads(plain.stdout) == run_json("schema", kind)
+    assert json.loads(plain.stdout)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+@dataclass(frozen=True)
+class FakeSettings:
+    """Stands for the settings of the generator."""
+
+    devices: int = 10
+    tasks: int = 3
+    slots: int = 30
+    slot_s: float = 1.0
+    name: str = "random"
+    cell_radius_m: float = 500.0
+    classes: tuple[str, ...] = ("phone",)
+
+    def __post_init__(self) -> None:
+        if not self.cell_radius_m > 0:
+            raise ValueError(f"cell_radius_m = {self.cell_radius_m}; must be positive")
+
+
+@pytest.fixture
+def generator(monkeypatch: pytest.MonkeyPatch) -> list[tuple[FakeSettings, int]]:
+    """Calls of a fake generator, which always makes the same problem but for its name."""
+    calls: list[tuple[FakeSettings, int]] = []
+
+    def generate_problem(settings: FakeSettings, seed: int) -> Problem:
+        calls.append((settings, seed))
+        return parse_problem(problem_dict() | {"name": settings.name})
+
+    module = types.ModuleType("schedopt.generate")
+    module.GenerateSettings = FakeSettings  # type: ignore[attr-defined]
+    module.generate_problem = generate_problem  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "schedopt.generate", module)
+    return calls
+
+
+def test_generate(generator: list[tuple[FakeSettings, int]]) -> None:
+    arguments = ["--devices", "4", "--slot-s", "0.5", "--name", "x", "--seed", "9", "--set", "cell_radius_m=100", "--set", 'classes=["a"]']
+    result = run("generate", *arguments)
+    assert result.exit_code == 0
+    assert generator == [(FakeSettings(devices=4, slot_s=0.5, name="x", cell_radius_m=100.0, classes=("a",)), 9)]
+    assert parse_problem(json.loads(result.stdout)).name == "x"
+    document = run_json("generate", "-o", "new.json.gz", "--name", "y")
+    assert document == {"name": "y", "digest": io.load_problem("new.json.gz").digest, "seed": 0, "output": "new.json.gz"}
+    assert gzip.decompress(Path("new.json.gz").read_bytes()).decode() == run("generate", "--name", "y").stdout
+    assert run("generate", "-o", "new.json").stdout == "random: written to new.json\n"
+    assert "cell_radius_m = 500.0" in run("generate", "--set", "help").stdout
+
+
+def test_generate_refuses(generator: list[tuple[FakeSettings, int]]) -> None:
+    unknown = "--set cell_radius=1: must be FIELD=VALUE with a known FIELD; did you mean cell_radius_m? '--set help' lists them"
+    assert refusal("generate", "--set", "cell_radius=1") == unknown
+    assert refusal("generate", "--set", "slots").startswith("--set slots: must be FIELD=VALUE")
+    assert refusal("generate", "--set", "cell_radius_m=wide").startswith("--set cell_radius_m=wide: ")
+    assert refusal("generate", "--set", "cell_radius_m=-1") == "cell_radius_m = -1.0; must be positive"
+    assert "'--devices'" in refusal("generate", "--devices", "0")
+    assert "no such directory" in refusal("generate", "-o", "no/p.json")
+    assert generator == []
+
+
+def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("data/mnist").mkdir(parents=True)
+    Path("data/mnist/x.gz").touch()
+    Path("data/svhn").mkdir()
+    document = run_json("doctor", "--data-dir", "data")
+    assert document["schedopt"] == __version__
+    assert {entry["name"]: entry["usable"] for entry in document["data_sets"]} == {
+        "mnist": True, "fashion-mnist": False, "cifar-10": False, "svhn": False,
+    }  # fmt: skip
+    backends = {entry["name"]: entry for entry in document["backends"]}
+    assert list(backends) == ["clarabel", "ecos", "scs", "mosek"]
+    assert backends["clarabel"]["usable"] is True
+    assert all(entry["usable"] or entry["remedy"] for section in document.values() if isinstance(section, list) for entry in section)
+    output = run("doctor").stdout
+    assert "SCHEDOPT_DATA_DIR" in output
+    monkeypatch.setenv("SCHEDOPT_DATA_DIR", "data")
+    assert str(Path("data/mnist")) in run("doctor").stdout
+
+
+def test_doctor_without_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installed is not usable: without optional packages and licences the doctor says how to get them, and still exits 0."""
+    from schedopt.cli import doctor
+    from schedopt.sca import conic
+
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    monkeypatch.setattr(conic, "find_spec", lambda name: None if name == "ecos" else object())
+    monkeypatch.setattr(conic, "mosek_licence_problem", lambda: "License cannot be located.")
+    document = run_json("doctor")
+    backends = {entry["name"]: entry for entry in document["backends"]}
+    assert backends["mosek"]["usable"] is False
+    assert "License cannot be located." in backends["mosek"]["remedy"]
+    assert "schedopt[ecos]" in backends["ecos"]["remedy"]
+    assert {entry["remedy"] for entry in document["optional"]} == {
+        "pip install 'schedopt[runtime]'", "pip install 'schedopt[scip]'", "pip install 'schedopt[report]'",
+    }  # fmt: skip
