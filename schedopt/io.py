@@ -225,7 +225,7 @@ def _target(path: PathLike) -> Path:
             raise InputError(f"no such directory: {target.parent}") from None
         return target
     _require_regular(info)
-    if not os.access(target, os.W_OK):
+    if not os.access(target, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         raise InputError("is write-protected")
     return target
 

@@ -89,7 +89,7 @@ class Solved(_Fake):
 
 
 class Slow(_Fake):
-    """Works until it is interrupted; the file ``started`` in the working directory tells that it does."""
+    """Works until it is interrupted; a line on stdout tells that it has begun."""
 
     def finish(self, incumbent: Incumbent, seed: int) -> SolveResult:
         try:

@@ -268,6 +268,7 @@ def _at_frequency(excess: float) -> AssignmentDict:
 
 @pytest.mark.parametrize("at", [_at_power, _at_spectrum, _at_frequency])
 def test_the_tolerance_is_relative_and_small(at: Callable[[float], AssignmentDict]) -> None:
+    assert FEASIBILITY_TOLERANCE <= 1e-6
     assert report_of(plain_problem(), [at(0.5 * FEASIBILITY_TOLERANCE)]).feasible
     assert not report_of(plain_problem(), [at(2.0 * FEASIBILITY_TOLERANCE)]).feasible
     assert not report_of(plain_problem(), [at(1e-9)], tolerance=0.0).feasible

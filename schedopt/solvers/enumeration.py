@@ -1466,7 +1466,7 @@ class _Search:
         """Offer the schedule of a choice; the exact evaluator must agree with its objective."""
         rows, r = self.rows, choice.rows
         uploads = _row_uploads(self.problem, rows, r, choice.batch)
-        power = transmit_power_w(uploads.nats / LN2, choice.time, choice.band, uploads.noise_gain, 1.0) if len(r) else []
+        power = transmit_power_w(uploads.nats / LN2, choice.time, choice.band, 1.0, uploads.noise_gain) if len(r) else []
         schedule = Schedule(
             rows.device[r], rows.task[r], rows.start[r], rows.end[r], rows.steps[r], choice.batch,
             uploads.frequency(choice.time), power, choice.band,

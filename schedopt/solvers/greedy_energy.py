@@ -1,0 +1,385 @@
+r"""Greedy: add the assignment that gains most per joule (or per slot) until nothing gains any more.
+
+The band is cut into equal channels; an offer (assignment with steps and batch) takes the fewest channels whose energy is close to the
+best and has then a fixed energy, so that only its effect on the exact bounds changes while the schedule grows:
+
+    Ψ_j = (8/3) (fixed_j + Σ error_s + T_stale + T_part) / H_j,
+
+with every term kept exactly. Offers are looked at lazily, device by device: gains mostly shrink as the schedule grows, so a device
+whose gain was low is not looked at before it can be the best. Several caps on the steps, numbers of channels and rules of gain are
+tried; resources are optimised exactly at the end. Tested in ``tests/test_heuristics.py``.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from schedopt.bounds.async_schedule import (
+    C2_LIMIT,
+    FACTOR,
+    LOCAL_DRIFT_FACTOR,
+    LOCAL_NOISE_FACTOR,
+    STALE_FACTOR,
+    minibatch_variance,
+    prox_step_square_sum,
+    prox_step_sum,
+)
+from schedopt.formulation.uplink import uploads_of
+from schedopt.physics import compute_energy_j, transmit_power_w, uplink_rate_bps
+from schedopt.problem import TERMS, FloatArray, IntArray, Problem
+from schedopt.result import SolveResult
+from schedopt.solvers.base import ProgressCallback, SolverSettings
+from schedopt.solvers.heuristics import (
+    MARGIN,
+    Context,
+    Search,
+    Skeleton,
+    batch_grid,
+    fit,
+    length_grid,
+    prepare,
+    run_heuristic,
+    step_grid,
+)
+
+__all__ = ["GreedyEnergy"]
+
+#: (points of steps, of batches, of lengths): the first whose offers number less than the limit is taken.
+GRIDS = ((7, 6, 6), (6, 5, 5), (5, 4, 4), (4, 3, 3), (3, 2, 3), (2, 2, 2))
+MAX_OFFERS = 400_000
+#: Uploads that a slot can hold, as fractions of the devices.
+CHANNELS = (1.0, 0.5, 0.25, 0.125)
+#: Rules of gain, as exponents: gain / (energy^a · slots^b).
+RULES = ((1.0, 0.0), (0.5, 0.5), (0.0, 1.0))
+#: More channels are taken while they save this part of the energy.
+CHANNEL_SAVING = 0.7
+#: A device is taken without looking at the others again if its gain is at least this part of their last known best.
+LAZINESS = 0.9
+FINISHED = 3
+_SPLITS = 5
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Parameters of a greedy run: number of channels, cap on the steps, rule of gain (one of :data:`RULES`)."""
+
+    channels: int
+    most_steps: int
+    rule: tuple[float, float]
+
+    @property
+    def key(self) -> int:
+        """A number of its own for each plan."""
+        return (self.channels * 10**12 + self.most_steps) * len(RULES) + RULES.index(self.rule)
+
+
+@dataclass(frozen=True)
+class _Offers:
+    """What one device may do, arrays of shape (n,); ``option``: index of the number of steps, ``index``: place in the whole list."""
+
+    task: IntArray
+    start: IntArray
+    end: IntArray
+    steps: IntArray
+    batch: IntArray
+    option: IntArray
+    channels: IntArray
+    energy_j: FloatArray
+    h: FloatArray
+    noise: FloatArray
+    error: FloatArray
+
+    def take(self, keep: np.ndarray) -> _Offers:
+        return _Offers(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+
+def _grids(context: Context) -> tuple[IntArray, IntArray, IntArray]:
+    """Steps, batches and lengths to offer: as fine as :data:`MAX_OFFERS` allows."""
+    pairs = int(context.usable.sum()) * context.arrays.slots
+    for points in GRIDS:
+        grid = step_grid(context, points[0]), batch_grid(context, points[1]), length_grid(context, points[2])
+        if pairs * len(grid[0]) * len(grid[1]) * len(grid[2]) <= MAX_OFFERS:
+            break
+    return grid
+
+
+class _Table:
+    """Everything that may be offered, without its energy: built once, for all numbers of channels."""
+
+    def __init__(self, context: Context) -> None:
+        a = context.arrays
+        self.context = context
+        self.known: dict[int, tuple[FloatArray, IntArray]] = {}
+        self.grid, batches, lengths = _grids(context)
+        device, task = np.nonzero(context.usable)
+        pair, self.start, length, self.option, batch = (
+            x.ravel()
+            for x in np.meshgrid(np.arange(len(device)), np.arange(a.slots), lengths, np.arange(len(self.grid)), batches, indexing="ij")
+        )
+        self.device, self.task, self.end = device[pair], task[pair], self.start + length
+        self.steps, self.batch = self.grid[self.option], np.maximum(batch, a.min_batch[self.task])
+        keep = (self.end <= a.slots) & (length <= a.max_staleness[self.task] + 1) & (self.steps <= context.steps_limit[self.task])
+        keep &= (self.batch <= a.samples[self.device, self.task]) & ((batch >= a.min_batch[self.task]) | (batch == batches[0]))
+        for name in ("device", "task", "start", "end", "steps", "batch", "option"):
+            setattr(self, name, getattr(self, name)[keep])
+        self._add_bound()
+
+    def _add_bound(self) -> None:
+        """h, noise share and the scaled errors that are sums over assignments (formulation section 3)."""
+        a, i, j = self.context.arrays, self.device, self.task
+        scale = dict(zip(TERMS, a.term_scale, strict=True))
+        eta, theta, steps = a.learning_rate[j], a.server_weight[i, j], self.steps.astype(float)
+        shrink, kappa = eta * a.prox[j], (self.end - self.start - 1).astype(float)
+        sigma2 = minibatch_variance(a.gradient_variance[i, j], self.batch, a.samples[i, j])
+        delta2 = a.dissimilarity[i, j] ** 2
+        self.h = eta * theta * prox_step_sum(steps, shrink)
+        self.noise = (eta * theta) ** 2 * prox_step_square_sum(steps, shrink) * sigma2
+        drift = scale["data"] * kappa**2 * (a.gradient_drift[i, j] ** 2 + a.mean_gradient_drift[j] ** 2 / 16.0)
+        local = LOCAL_NOISE_FACTOR * steps * sigma2 + LOCAL_DRIFT_FACTOR * steps**2 * delta2
+        local = scale["local"] * (a.smoothness[j] * eta) ** 2 * local
+        part = scale["part"] * delta2 if self.context.problem.objective.participation == "instant" else 0.0
+        self.error = 2.0 * self.h * (drift + local + part) + scale["noise"] * a.smoothness[j] * self.noise
+
+    def energies(self, channels: int) -> tuple[FloatArray, IntArray]:
+        """Energy in J (+inf = impossible) and channels that each offer takes when the band is cut into ``channels``; shape (n,)."""
+        used = np.ones(len(self.task), dtype=np.int64)
+        best = self._energy(np.arange(len(self.task)), 1.0 / channels)
+        width = 2
+        open_ = np.arange(len(used))
+        while width <= channels and len(open_):
+            wider = self._energy(open_, width / channels)
+            saves = (wider < (1.0 - CHANNEL_SAVING) * best[open_]) | (np.isinf(best[open_]) & np.isfinite(wider))
+            hopeless = np.isinf(best[open_]) & np.isinf(wider)
+            best[open_[saves]], used[open_[saves]] = wider[saves], width
+            open_, width = open_[saves | hopeless], 2 * width
+        return best, used
+
+    def _energy(self, index: IntArray, share: float) -> FloatArray:
+        """Energy over ``share`` of the band at the best of a few upload times; +inf where the time is too short."""
+        a, i, j = self.context.arrays, self.device[index], self.task[index]
+        cycles = a.cycles_per_sample[i, j] * self.steps[index] * self.batch[index]
+        receive_s = a.model_bits[j] / a.downlink_bps[i]
+        available = ((self.end - self.start)[index] * a.slot_s - receive_s) * (1.0 - MARGIN)
+        uploads, band = uploads_of(a, i, j, self.end[index]), a.bandwidth_hz * share
+        gain = 1.0 / uploads.noise_over_gain
+        shortest = uploads.bits / uplink_rate_bps(band, uploads.max_power_w, gain, 1.0)
+        longest = np.minimum(a.slot_s, available - cycles / a.freq_max_hz[i])
+        best = np.full(len(index), np.inf)
+        ratio = np.maximum(longest / shortest, 1.0)
+        for k in range(_SPLITS):
+            time_s = shortest * ratio ** (k / (_SPLITS - 1))
+            freq = np.clip(cycles / (available - time_s), a.freq_min_hz[i], a.freq_max_hz[i])
+            sent = transmit_power_w(uploads.bits, time_s, band, gain, 1.0) * time_s
+            best = np.minimum(best, compute_energy_j(a.capacitance[i], cycles, 1.0, 1.0, freq) + sent)
+        return np.where(shortest <= longest * (1.0 - MARGIN), best + a.receive_power_w[i] * receive_s, np.inf)
+
+    def offers(self, plan: _Plan) -> list[_Offers]:
+        """Offers of each device under a plan."""
+        if plan.channels not in self.known:
+            self.known[plan.channels] = self.energies(plan.channels)
+        energy, used = self.known[plan.channels]
+        order = np.flatnonzero(np.isfinite(energy) & (self.steps <= plan.most_steps))  # the table is ordered by device
+        bounds = np.searchsorted(self.device[order], np.arange(self.context.arrays.num_devices + 1))
+        columns = (self.task, self.start, self.end, self.steps, self.batch, self.option, used, energy, self.h, self.noise, self.error)
+        everything = _Offers(*(column[order] for column in columns))
+        return [everything.take(slice(low, high)) for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
+
+
+class _State:
+    """The growing schedule: exact sums of the bound, what is free, and the offers that are left."""
+
+    def __init__(self, table: _Table, plan: _Plan) -> None:
+        a = table.context.arrays
+        self.context, self.arrays, self.grid = table.context, a, table.grid
+        self.problem = table.context.problem
+        self.scale = dict(zip(TERMS, a.term_scale, strict=True))
+        self.offers = table.offers(plan)
+        self.free = np.full(a.slots, plan.channels)
+        self.budget = a.energy_budget_j.copy()
+        objective = self.problem.objective
+        self.total = np.inf if objective.mode != "min_bound" or objective.total_energy_j is None else objective.total_energy_j
+        self.h_device = np.zeros((a.num_devices, a.num_tasks))
+        self.fixed = self.scale["opt"] * a.initial_gap + self.scale["loss"] * (a.slots - 1) * a.loss_drift
+        self.error = np.zeros(a.num_tasks)
+        self.h_instant = np.zeros((a.num_tasks, a.slots + 1))
+        self.noise_instant = np.zeros((a.num_tasks, a.slots + 1))
+        self.span = np.zeros((a.num_tasks, a.slots + 1))
+        self.chosen: list[tuple[int, ...]] = []
+        self.cap = np.full(a.num_tasks, np.inf)
+        self.psi = self._initial_psi()
+
+    def _initial_psi(self) -> FloatArray:
+        """What untrained tasks count as: more than any offer costs, so that each gets trained. Shape (J,)."""
+        worst = np.ones(self.arrays.num_tasks)
+        for i, offers in enumerate(self.offers):
+            if len(offers):
+                np.maximum.at(
+                    worst, offers.task, self._psi_after(i, offers) + self._energy_weight() * offers.energy_j / self._gamma(offers.task)
+                )
+        return 2.0 * worst
+
+    def _gamma(self, task: IntArray) -> FloatArray:
+        return np.where(self.context.needed, self.arrays.weight, 1.0)[task] if self._weighted() else np.ones(len(task))
+
+    def _weighted(self) -> bool:
+        return self.problem.objective.mode != "min_energy"
+
+    def _energy_weight(self) -> float:
+        return self.problem.objective.energy_weight if self.problem.objective.mode == "weighted" else 0.0
+
+    def _psi_after(self, i: int, offers: _Offers) -> FloatArray:
+        """Ψ of the offer's task if device ``i`` takes it, shape (n,)."""
+        j = offers.task
+        h_total = self.h_device.sum(axis=0)
+        after = h_total[j] + offers.h
+        number = self.fixed[j] + self.error[j] + offers.error
+        if self.scale["stale"] > 0:
+            number = number + self.scale["stale"] * STALE_FACTOR * self.arrays.smoothness[j] ** 2 * self._stale_after(offers)
+        if self.problem.objective.participation == "horizon":
+            number = number + self.scale["part"] * self._imbalance(i, h_total)[j, offers.option] / after
+        return FACTOR * number / after
+
+    def _stale_after(self, offers: _Offers) -> FloatArray:
+        """Σ_k N_k Σ_{a<k<b} h κ with the offer, shape (n,)."""
+        j, kappa = offers.task, offers.end - 1 - offers.start
+        present = (self.noise_instant * self.span).sum(axis=1)[j]
+        total = np.cumsum(self.noise_instant, axis=1)
+        crossed = total[j, offers.end - 1] - total[j, offers.start]
+        return present + offers.noise * self.span[j, offers.end] + offers.h * kappa * crossed
+
+    def _imbalance(self, i: int, h_total: FloatArray) -> FloatArray:
+        """2 (Σ |h_i − λ_i H| δ_i)² if device ``i`` adds each number of steps to each task, shape (J, options)."""
+        a = self.arrays
+        own = a.learning_rate * a.server_weight[i]
+        added = own[:, None] * prox_step_sum(self.grid[None, :].astype(float), (a.learning_rate * a.prox)[:, None])
+        share = a.aggregation_weight.T[:, None, :] * (h_total[:, None] + added)[:, :, None]
+        difference = self.h_device.T[:, None, :] - share
+        difference[:, :, i] += added
+        return 2.0 * np.square((np.abs(difference) * a.dissimilarity.T[:, None, :]).sum(axis=2))
+
+    def _allowed(self, i: int, offers: _Offers) -> np.ndarray:
+        """Offers that channels, energy and C2 still allow, shape (n,), bool."""
+        energy = offers.energy_j
+        allowed = (self.free[offers.end - 1] >= offers.channels) & (energy <= min(self.budget[i], self.total))
+        if self.problem.objective.enforce_conditions:
+            allowed &= self._meets_c2(offers)
+        return allowed
+
+    def _meets_c2(self, offers: _Offers) -> np.ndarray:
+        beta, j = self.arrays.smoothness, offers.task
+        scaled = STALE_FACTOR * beta[:, None] * self.span
+        own = beta[j] * (self.h_instant[j, offers.end] + offers.h) * (1.0 + scaled[j, offers.end])
+        with np.errstate(divide="ignore"):
+            room = (C2_LIMIT / (beta[:, None] * self.h_instant) - 1.0) / (STALE_FACTOR * beta[:, None]) - self.span
+        kappa = offers.end - 1 - offers.start
+        least = np.full(len(j), np.inf)
+        for step in range(1, int(kappa.max(initial=0)) + 1):
+            inside = step <= kappa
+            least[inside] = np.minimum(least[inside], room[j[inside], offers.start[inside] + step])
+        return (own <= C2_LIMIT * (1.0 - MARGIN)) & (offers.h * kappa <= least * (1.0 - MARGIN))
+
+    def best(self, i: int, rule: tuple[float, float]) -> tuple[float, int]:
+        """Score and position of the best offer of device ``i``; score 0 if none gains."""
+        offers = self.offers[i]
+        if not len(offers):
+            return 0.0, -1
+        after, before = self._psi_after(i, offers), self.psi[offers.task]
+        if self._weighted():
+            gain = self._gamma(offers.task) * (before - after) - self._energy_weight() * offers.energy_j
+        else:
+            target = self.arrays.target[offers.task]
+            gain = np.log(np.maximum(before, target) / np.maximum(after, target))
+        score = gain / (np.maximum(offers.energy_j, 1e-300) ** rule[0] * (offers.end - offers.start) ** rule[1])
+        score = np.where(self._allowed(i, offers), score, 0.0)
+        place = int(np.argmax(score))
+        return max(float(score[place]), 0.0), place
+
+    def add(self, i: int, place: int) -> None:
+        """Take an offer."""
+        offers = self.offers[i]
+        j, start, end = int(offers.task[place]), int(offers.start[place]), int(offers.end[place])
+        h, energy = float(offers.h[place]), float(offers.energy_j[place])
+        self.psi[j] = self._psi_after(i, offers.take(np.array([place])))[0]
+        self.chosen.append((i, j, start, end, int(offers.steps[place]), int(offers.batch[place])))
+        self.h_device[i, j] += h
+        self.error[j] += offers.error[place]
+        self.h_instant[j, end] += h
+        self.noise_instant[j, end] += offers.noise[place]
+        self.span[j, start + 1 : end] += h * (end - 1 - start)
+        self.free[end - 1] -= offers.channels[place]
+        self.budget[i] -= energy
+        self.total -= energy
+        self.offers[i] = offers.take((offers.end <= start) | (offers.start >= end))
+
+
+def _grow(state: _State, rule: tuple[float, float], search: Search) -> None:
+    """Add offers until none gains; lazily, with one look at everybody before the end."""
+    queue: list[tuple[float, int]] = []
+    fresh = False
+    while True:
+        if not queue or queue[0][0] >= 0:
+            if fresh:
+                return
+            queue, fresh = [(-state.best(i, rule)[0], i) for i in range(len(state.offers))], True
+            heapq.heapify(queue)
+            continue
+        _, i = heapq.heappop(queue)
+        score, place = state.best(i, rule)
+        if score > 0 and (not queue or score >= -LAZINESS * queue[0][0]):
+            state.add(i, place)
+            search.incumbent.check_time()
+            fresh = False
+            score = state.best(i, rule)[0]
+        heapq.heappush(queue, (-score, i))
+
+
+def _explore(search: Search, rng: np.random.Generator) -> None:
+    context = search.context
+    table = _Table(context)
+    devices = int(context.usable.any(axis=1).sum())
+    counts = sorted({max(1, round(fraction * devices)) for fraction in CHANNELS})
+    # one parameter at a time: the cap on steps first, because what is added early is never taken back
+    best = _best(search, table, [_Plan(counts[len(counts) // 2], int(cap), RULES[0]) for cap in table.grid])
+    best = _best(search, table, [best, *(replace(best, channels=c) for c in counts if c != best.channels)])
+    _best(search, table, [best, *(replace(best, rule=rule) for rule in RULES[1:])])
+    search.finish(FINISHED)
+
+
+def _best(search: Search, table: _Table, plans: list[_Plan]) -> _Plan:
+    """The plan of best merit; plans that were run before are not run again."""
+    merits = []
+    for plan in plans:
+        key = plan.key
+        if key not in search.best:
+            _run(search, table, plan)
+        merits.append((search.best[key][0], key))
+    return plans[merits.index(min(merits))]
+
+
+def _run(search: Search, table: _Table, plan: _Plan) -> None:
+    """One greedy run."""
+    state = _State(table, plan)
+    search.incumbent.iteration += 1
+    try:
+        _grow(state, plan.rule, search)
+    finally:  # a run that is cut short has a schedule too
+        rows = np.array(state.chosen, dtype=np.int64).reshape(-1, 6).T
+        skeleton = Skeleton(*rows[:4])
+        schedule = fit(search.context, prepare(search.context, skeleton), rows[4].astype(float), rows[5].astype(float))
+        search.consider(plan.key, schedule, "greedy")
+
+
+class GreedyEnergy:
+    """The best greedy schedule over caps on the steps, numbers of channels and rules of gain."""
+
+    name = "greedy_energy"
+
+    def solve(self, problem: Problem, *, settings: SolverSettings, seed: int = 0, progress: ProgressCallback | None = None) -> SolveResult:
+        """See :class:`schedopt.solvers.base.Solver`; the seed changes nothing."""
+        return run_heuristic(self.name, problem, _explore, settings=settings, seed=seed, progress=progress)
