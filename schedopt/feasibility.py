@@ -201,7 +201,7 @@ def _energy_budget(problem: Problem, j: int, passing: np.ndarray, possible: Reac
     if np.all(np.isinf(budget)):
         return passing, ""
     least = possible.energy_j[:, j]
-    i = _best(passing, least / budget)
+    i = _best(passing, np.divide(least, budget, out=np.full(len(least), np.inf), where=np.isfinite(least)))
     reason = (
         f"the least energy of any assignment exceeds the device's energy_budget_j; the nearest needs {least[i]:.4g} J "
         f"of {budget[i]:.4g} J ({_name(problem, i)})"

@@ -117,13 +117,13 @@ KNOWN_TASKS = ("mnist", "fashion-mnist", "cifar-10", "svhn")
 #: Objective of each regime. Practical: formulation section 3, starting values for practical problems; certified: the theorem as proven.
 _OBJECTIVES: dict[str, dict[str, Any]] = {
     "practical": {
-        "energy_weight": 0.2,
+        "energy_weight": 0.5,
         "participation": "horizon",
         "term_scale": {"opt": 1.0, "loss": 1.0, "part": 0.03, "data": 0.03, "local": 1e-5, "noise": 0.004, "stale": 1e-4},
         "enforce_conditions": False,
     },
     "certified": {
-        "energy_weight": 50.0,
+        "energy_weight": 200.0,
         "participation": "instant",
         "term_scale": dict.fromkeys(TERMS, 1.0),
         "enforce_conditions": True,

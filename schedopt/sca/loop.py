@@ -13,12 +13,14 @@ from schedopt.formulation.candidates import Candidates, Paths, Priced, best_path
 from schedopt.problem import FloatArray, Problem
 from schedopt.sca.master import MasterPoint, MasterScale, solve_master
 from schedopt.sca.pool import ColumnPool, first_columns, promising_columns
-from schedopt.sca.surrogates import RatioModel, fixed_terms, majorant
+from schedopt.sca.surrogates import RatioModel, fixed_terms, majorant, partial_linearisation
 
 __all__ = ["RelaxedSolution", "next_model", "next_scale", "relaxed_objective", "solve_relaxation"]
 
 #: H of a task that a master leaves out; keeps ratios finite.
 _TINY = 1e-12
+#: Masters whose prices are kept for bounds.
+_KEPT = 8
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class RelaxedSolution:
     merit: tuple[float, ...]
     gap: float
     step: float
+    #: the last masters, whose prices make good cuts
+    points: tuple[MasterPoint, ...]
 
     @property
     def iterations(self) -> int:
@@ -53,16 +57,17 @@ def relaxed_objective(problem: Problem, point: MasterPoint) -> float:
     return total + (problem.objective.energy_weight * point.energy_j if mode == "weighted" else 0.0)
 
 
-def next_model(problem: Problem, point: MasterPoint) -> RatioModel | None:
-    """Majorant at a master's solution; None in mode min_energy, whose targets are exact rows."""
-    return _model_at(problem, point.h, point.error)
+def next_model(problem: Problem, point: MasterPoint, *, safe: bool = False) -> RatioModel | None:
+    """Surrogate at a master's solution (``safe``: the majorant); None in mode min_energy, whose targets are exact rows."""
+    return _model_at(problem, point.h, point.error, safe)
 
 
-def _model_at(problem: Problem, h: FloatArray, error: FloatArray) -> RatioModel | None:
+def _model_at(problem: Problem, h: FloatArray, error: FloatArray, safe: bool) -> RatioModel | None:
     if problem.objective.mode == "min_energy":
         return None
     fixed = fixed_terms(problem.arrays)
-    return majorant(problem.arrays, np.maximum(h, _TINY), np.maximum(error, 1e-6 * fixed))
+    surrogate = majorant if safe else partial_linearisation
+    return surrogate(problem.arrays, np.maximum(h, _TINY), np.maximum(error, 1e-6 * fixed))
 
 
 def next_scale(problem: Problem, point: MasterPoint) -> MasterScale:
@@ -86,6 +91,8 @@ def solve_relaxation(
     max_iterations: int = 60,
     tolerance: float = 1e-4,
     prox: float = 1e-3,
+    start: MasterPoint | None = None,
+    pool: ColumnPool | None = None,
     on_iteration: Callable[[int, MasterPoint, float], None] | None = None,
 ) -> RelaxedSolution:
     """Stationary point of the relaxed problem over all candidates.
@@ -93,31 +100,40 @@ def solve_relaxation(
     ``tolerance`` is relative: on what column generation can still gain and on the step in (H, N). ``on_iteration(k, point, merit)`` may
     raise to stop the loop. Raises SolverError if the backend fails on a master.
     """
-    pool = ColumnPool(first_columns(problem, candidates))
-    guess = _first_guess(problem, pool, candidates)
-    point: MasterPoint | None = None
+    pool = ColumnPool(first_columns(problem, candidates)) if pool is None else pool
+    point = start
+    best: MasterPoint | None = None
     merit: list[float] = []
+    points: list[MasterPoint] = []
+    safe = False
     while True:
         if point is None:
-            scale, model = _first_scale(problem, guess), _model_at(problem, guess, 0.1 * fixed_terms(problem.arrays))
+            guess = _first_guess(problem, pool, candidates)
+            scale, model = _first_scale(problem, guess), _model_at(problem, guess, 0.1 * fixed_terms(problem.arrays), True)
         else:
-            scale, model = next_scale(problem, point), next_model(problem, point)
+            scale, model = next_scale(problem, point), next_model(problem, point, safe=safe)
         use_prox = 0.0 if point is None else prox
         new = solve_master(problem, candidates, pool.columns, model, scale, backend=backend, prox=use_prox)
         if new is None:
             raise SolverError(f"backend {backend} failed on a master of {len(pool)} columns; try another --backend")
-        step = np.inf if point is None else float(np.max(np.abs(new.h - point.h) / np.maximum(point.h, 1e-12)))
-        point = new
+        step = np.inf if point is None else float(np.max(np.abs(new.h - point.h) / np.maximum(point.h, _TINY)))
+        value = relaxed_objective(problem, new)
+        # the partial linearisation may overshoot: go back and take a step of the majorant, which cannot
+        safe = best is not None and new.slack < 1e-6 and value > relaxed_objective(problem, best) * (1.0 + 1e-9)
+        point = best if safe and best is not None else new
+        best = point if new.slack < 1e-6 else best
         merit.append(relaxed_objective(problem, point))
+        points.append(new)
         if on_iteration is not None:
             on_iteration(len(merit), point, merit[-1])
-        priced = price(candidates, point.prices)
+        priced = price(candidates, new.prices)
         paths = best_paths(candidates, priced.cost)
-        gap = (-float(paths.value.sum()) - point.slot_value) / max(abs(merit[-1]), 1e-12)
-        done = gap < tolerance and step < 10 * tolerance and point.slack < 1e-6
+        gap = (-float(paths.value.sum()) - new.slot_value) / max(abs(merit[-1]), 1e-12)
+        settled = len(merit) > 3 and merit[-3] - merit[-1] < tolerance * abs(merit[-1])
+        done = gap < tolerance and settled and new.slack < 1e-6
         if done or len(merit) >= max_iterations:
-            return RelaxedSolution(point, pool, priced, paths, tuple(merit), gap, step)
-        pool.forget(point.weights)
+            return RelaxedSolution(point, pool, priced, paths, tuple(merit), gap, step, tuple(points[-_KEPT:]))
+        pool.forget(new.weights)
         pool.add(promising_columns(candidates, priced.columns, paths))
 
 

@@ -1,6 +1,6 @@
 r"""The restricted master: a small convex program over priced columns.
 
-    min  Σ_j [a_j/H_j + b_j N_j + c_j H_j + q_j N_j² + r_j/H_j²] + prox + ξ Σ_k E_k x_k
+    min  Σ_j [a_j/H_j + b_j N_j + q_j N_j² + r_j/H_j²] + prox + ξ Σ_k E_k x_k
     s.t. Σ_{k of i covering slot g} x_k ≤ 1,   Σ_{k uploading in g} W_k x_k ≤ band,   Σ_{k of i} E_k x_k ≤ budget_i,
          H_j = Σ h_k x_k,   N_j ≥ Σ n_k x_k + 2c d_j²/H_j,   d_j = Σ_i |h_ij − λ_ij H_j| δ_ij  (participation "horizon"),   x ≥ 0.
 
@@ -22,10 +22,12 @@ from schedopt.problem import TERMS, FloatArray, Problem
 from schedopt.sca.conic import solve_conic
 from schedopt.sca.surrogates import RatioModel, fixed_terms
 
-__all__ = ["MasterPoint", "MasterScale", "horizon_weight", "solve_master"]
+__all__ = ["MasterPoint", "MasterScale", "horizon_weight", "solve_master", "solve_point_master"]
 
 #: What a unit of slack in a target or energy row costs, relative to the objective's scale.
 _SLACK_PRICE = 1e3
+#: Prices of missing a point (H, N), as a multiple of the ratios' slopes: bounds the duals without binding near an optimum.
+_MISS_FACTOR = 3.0
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,6 @@ class _Program:
         unit, h0 = self.scale.objective, self.scale.h
         inverse = cp.inv_pos(self.h)
         total = (model.inverse / h0 / unit) @ inverse + (model.linear_error * h0 / unit) @ self.error
-        if np.any(model.linear_h != 0):
-            total += (model.linear_h * h0 / unit) @ self.h
         if np.any(model.square_error > 0):
             total += (model.square_error * h0**2 / unit) @ cp.square(self.error)
             total += (model.inverse_square / h0**2 / unit) @ cp.power(self.h, -2)
@@ -204,6 +204,36 @@ def solve_master(
         energy_price = scale.objective * max(float(limit.dual_value), 0.0) / problem.objective.total_energy_j
     prices, task_value = program.prices(energy_price)
     return _point(program, prices, task_value, float(task.value) * scale.objective)
+
+
+def solve_point_master(
+    problem: Problem, candidates: Candidates, columns: Columns, h: FloatArray, error: FloatArray, *, scale: float, backend: str
+) -> MasterPoint | None:
+    """Least energy at which H ≥ ``h`` and N ≤ ``error`` (shape (J,)), misses priced at a few times the ratios' slopes there.
+
+    Its duals are the slopes of that energy in H and N: the best prices for a cut at (h, error). ``scale``: size of the objective.
+    """
+    a, mode = problem.arrays, problem.objective.mode
+    program = _Program(problem, candidates, columns, MasterScale(scale, h))
+    w = FACTOR * a.weight
+    active = np.flatnonzero(w > 0)
+    short, over = cp.Variable(len(active), nonneg=True), cp.Variable(len(active), nonneg=True)
+    program.rows += [program.h[active] >= 1.0 - short, program.error[active] <= error[active] / h[active] + over]
+    ratio = (w * (fixed_terms(a) + error) / h)[active] / scale
+    goal = _MISS_FACTOR * (ratio @ short + (w[active] / scale) @ over) + _SLACK_PRICE * program.slack
+    energy_price = problem.objective.energy_weight if mode == "weighted" else 0.0
+    goal += (energy_price / scale) * (columns.energy_j @ program.x)
+    limit = None
+    if mode == "min_bound" and problem.objective.total_energy_j is not None:
+        limit = columns.energy_j / problem.objective.total_energy_j @ program.x <= 1.0 + program.slack
+        program.rows.append(limit)
+    task = cp.Problem(cp.Minimize(goal), program.rows)
+    if not solve_conic(task, backend) or program.x.value is None:
+        return None
+    if limit is not None:
+        energy_price = scale * max(float(limit.dual_value), 0.0) / problem.objective.total_energy_j
+    prices, task_value = program.prices(energy_price)
+    return _point(program, prices, task_value, float(task.value) * scale)
 
 
 def _point(program: _Program, prices: Prices, task_value: FloatArray, value: float) -> MasterPoint:

@@ -2,12 +2,13 @@ r"""Convex models of the bounds Ψ_j = (8/3)(C_j + N_j)/H_j that the master mini
 
 Per task, with w = (8/3)γ_j, C the scaled terms that no schedule changes (T_opt, T_loss), N the scaled error terms and H = Σ h_s:
 
-    a/H + b N + c H + q N² + r/H²   on   low ≤ H ≤ high.
+    a/H + b N + q N² + r/H²     on   low ≤ H ≤ high.
 
 - :func:`majorant`: at an iterate (H0, N0), N/H ≤ ½[N²/(N0 H0) + N0 H0/H²], an upper bound that touches to first order, because
   xy ≤ ½(x²·y0/x0 + y²·x0/y0) for positive numbers; so the merit of the convex–concave iteration never rises.
-- :func:`box_underestimator`: on H in [low, high], with N ≥ ρ H for a known least error ρ per unit of h,
-  N/H = ρ + (N − ρH)/H ≥ ρ + (N − ρH)/high, exact where N = ρH or H = high.
+- :func:`partial_linearisation`: N/H ≈ N/H0 + N0/H − N0/H0, which also touches to first order. It is off by −(N − N0)(1/H − 1/H0), so it
+  stays above where N and H move together, as they mostly do, by at most half of what the majorant does: longer steps. Where it falls
+  below, the loop notices on the exact merit and takes a step of the majorant instead.
 
 Tested in ``tests/test_surrogates.py`` (values and gradients at the iterate, majorisation, underestimation, convexity).
 """
@@ -21,16 +22,15 @@ import numpy as np
 from schedopt.bounds.async_schedule import FACTOR
 from schedopt.problem import TERMS, FloatArray, ProblemArrays
 
-__all__ = ["RatioModel", "box_underestimator", "fixed_terms", "majorant"]
+__all__ = ["RatioModel", "fixed_terms", "majorant", "partial_linearisation"]
 
 
 @dataclass(frozen=True)
 class RatioModel:
-    """a/H + b N + c H + q N² + r/H² + constant per task on low ≤ H ≤ high; every array has shape (J,)."""
+    """a/H + b N + q N² + r/H² + constant per task on low ≤ H ≤ high; every array has shape (J,)."""
 
     inverse: FloatArray
     linear_error: FloatArray
-    linear_h: FloatArray
     square_error: FloatArray
     inverse_square: FloatArray
     constant: FloatArray
@@ -39,7 +39,7 @@ class RatioModel:
 
     def value(self, h: FloatArray, error: FloatArray) -> FloatArray:
         """Value per task at H = ``h`` > 0, N = ``error``."""
-        linear = self.linear_error * error + self.linear_h * h + self.constant
+        linear = self.linear_error * error + self.constant
         return self.inverse / h + linear + self.square_error * error**2 + self.inverse_square / h**2
 
 
@@ -54,11 +54,12 @@ def majorant(arrays: ProblemArrays, h: FloatArray, error: FloatArray) -> RatioMo
     w = FACTOR * arrays.weight
     zero = np.zeros_like(w)
     square, inverse_square = w / (2.0 * error * h), w * error * h / 2.0
-    return RatioModel(w * fixed_terms(arrays), zero, zero, square, inverse_square, zero, zero, np.full_like(w, np.inf))
+    return RatioModel(w * fixed_terms(arrays), zero, square, inverse_square, zero, zero, np.full_like(w, np.inf))
 
 
-def box_underestimator(arrays: ProblemArrays, low: FloatArray, high: FloatArray, least_error: FloatArray) -> RatioModel:
-    """Lower bound of γ_jΨ_j for H in [low, high] and N ≥ ``least_error``·H; shape (J,) each."""
+def partial_linearisation(arrays: ProblemArrays, h: FloatArray, error: FloatArray) -> RatioModel:
+    """Convex model of γ_jΨ_j that touches at H = ``h``, N = ``error`` (both > 0, shape (J,)); not an upper bound everywhere."""
     w = FACTOR * arrays.weight
     zero = np.zeros_like(w)
-    return RatioModel(w * fixed_terms(arrays), w / high, -w * least_error / high, zero, zero, w * least_error, low, high)
+    inverse = w * (fixed_terms(arrays) + error)
+    return RatioModel(inverse, w / h, zero, zero, -w * error / h, zero, np.full_like(w, np.inf))

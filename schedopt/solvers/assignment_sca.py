@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from schedopt.certify import certify
+from schedopt.certify import METHOD, Certifier
 from schedopt.feasibility import unreachable_reason
 from schedopt.formulation.candidates import Candidates, build_candidates
 from schedopt.polish import polish
@@ -18,8 +18,9 @@ from schedopt.repair import repair
 from schedopt.result import SolveResult, SolveStatus
 from schedopt.rounding import dive, round_columns, supported_plans
 from schedopt.sca.conic import check_backend
-from schedopt.sca.loop import RelaxedSolution, solve_relaxation
+from schedopt.sca.loop import RelaxedSolution, relaxed_objective, solve_relaxation
 from schedopt.sca.master import MasterPoint
+from schedopt.sca.pool import ColumnPool
 from schedopt.schedule import Schedule
 from schedopt.solvers.base import Incumbent, ProgressCallback, SolverSettings, TimeLimitReached
 from schedopt.state import Merit, State, state_of
@@ -28,6 +29,12 @@ __all__ = ["AssignmentSca"]
 
 #: Masters of the relaxation at which a quick schedule is made of it.
 _EARLY = (1, 3, 6, 12)
+#: Cuts of a proof between restarts: with --certify, and without.
+_CUTS_CERTIFIED = 40
+_CUTS = 15
+#: The proof's points are worth a restart if their relaxed objective is better by this much (relative).
+_WORTH_RESTART = 2e-3
+_RESTARTS = 4
 #: Penalties of missed limits, as multiples of the relaxation's prices, tried in turn until none is missed.
 _PENALTY_FACTORS = (3.0, 10.0, 100.0, 1e4)
 
@@ -72,17 +79,43 @@ class _Run:
         self.merit = Merit(problem, np.full(tasks, 1e12), 1e12)
 
     def all_phases(self) -> None:
-        """Relax, bound, dive, polish, certify."""
+        """Relax, dive, polish; prove; and start again from a better relaxed point if the proof comes across one."""
         candidates = build_candidates(self.problem)
         if self._trivial(candidates):
             return
         relaxed = self._relax(candidates)
-        self._bound(candidates, relaxed, boxes=1)
+        self._make_schedule(candidates, relaxed)
+        if self.best is None or self.held.schedule is None:
+            return
+        prover = Certifier(
+            self.problem, candidates, relaxed.points, relaxed.pool, self.held.objective, backend=self.settings.backend
+        )
+        effort = _CUTS_CERTIFIED if self.settings.certify else _CUTS
+        for _ in range(_RESTARTS):
+            self._prove(prover, effort)
+            better = prover.best_point
+            reached = min(relaxed_objective(self.problem, relaxed.point), self.held.objective)
+            if better is None or relaxed_objective(self.problem, better) > reached * (1.0 - _WORTH_RESTART):
+                break
+            relaxed = self._relax(candidates, start=better, pool=prover.pool)
+            self._make_schedule(candidates, relaxed)
+        if self.settings.certify:
+            self._prove(prover, 100 * _CUTS_CERTIFIED)
+
+    def _make_schedule(self, candidates: Candidates, relaxed: RelaxedSolution) -> None:
         self._use_prices(relaxed.point, _PENALTY_FACTORS[0])
         self._dive(candidates, relaxed)
         self._polish(candidates, relaxed.point)
-        if self.settings.certify and self.held.schedule is not None:
-            self._bound(candidates, relaxed, boxes=10_000)
+
+    def _prove(self, prover: Certifier, cuts: int) -> None:
+        upper = self.held.objective
+
+        def on_cut(_: int, bound: float) -> None:
+            self.held.raise_lower_bound(bound)
+            self._tick("certify")
+
+        self.method = METHOD
+        self.held.raise_lower_bound(prover.run(upper, target_gap=self.settings.target_gap, max_cuts=cuts, on_cut=on_cut))
 
     def _trivial(self, candidates: Candidates) -> bool:
         """The empty schedule is optimal if nothing needs training (all weights zero, no energy to gain)."""
@@ -110,10 +143,12 @@ class _Run:
         noise = np.maximum(point.prices.noise, 1e-9 * float(point.prices.noise.max()))
         self.merit = Merit(self.problem, factor * noise, factor * float(point.prices.energy.min()), factor)
 
-    def _relax(self, candidates: Candidates) -> RelaxedSolution:
+    def _relax(
+        self, candidates: Candidates, start: MasterPoint | None = None, pool: ColumnPool | None = None
+    ) -> RelaxedSolution:
         def on_iteration(count: int, point: MasterPoint, merit: float) -> None:
-            self.held.iteration = count
-            if count in _EARLY:
+            self.held.iteration += 1
+            if count in _EARLY and start is None:
                 plans, _ = supported_plans(candidates, point)
                 self._offer(repair(self.problem, round_columns(self.problem, candidates, plans, point)))
             self._tick("relax")
@@ -123,33 +158,12 @@ class _Run:
             candidates,
             backend=self.settings.backend,
             max_iterations=self.settings.max_iterations,
+            start=start,
+            pool=pool,
             on_iteration=on_iteration,
         )
         self.step = relaxed.step
         return relaxed
-
-    def _bound(self, candidates: Candidates, relaxed: RelaxedSolution, *, boxes: int) -> None:
-        upper = self.held.objective
-        if not np.isfinite(upper):
-            return
-
-        def on_box(count: int, bound: float) -> None:
-            self.held.raise_lower_bound(min(bound, upper))
-            self._tick("certify")
-
-        self.method = "Lagrangian bound by shortest paths, branching on H"
-        proven = certify(
-            self.problem,
-            candidates,
-            relaxed.point,
-            relaxed.pool,
-            upper,
-            backend=self.settings.backend,
-            target_gap=self.settings.target_gap if boxes > 1 else 0.0,
-            max_boxes=boxes,
-            on_box=on_box,
-        )
-        self.held.raise_lower_bound(min(proven.value, upper))
 
     def _dive(self, candidates: Candidates, relaxed: RelaxedSolution) -> None:
         def on_round(_: int, point: MasterPoint) -> None:

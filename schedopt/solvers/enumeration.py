@@ -81,7 +81,7 @@ BoolArray = np.ndarray
 # --- resources of one upload ---------------------------------------------------------------------------------------------------------
 
 
-def _increasing_root(function: Callable[[FloatArray], FloatArray], low: FloatArray, high: FloatArray, steps: int = 60) -> FloatArray:
+def _increasing_root(function: Callable[[FloatArray], FloatArray], low: FloatArray, high: FloatArray, tolerance: float = 1e-13) -> FloatArray:
     """Zero of an increasing function, elementwise in [low, high], or the end of the interval that is nearest to it.
 
     Chandrupatla's method: inverse quadratic interpolation where it is safe, else bisection.
@@ -93,7 +93,7 @@ def _increasing_root(function: Callable[[FloatArray], FloatArray], low: FloatArr
     x2 = np.where(f1 <= 0, x1, x2)
     x3, f3 = x2, f2
     t = np.full(np.shape(x1), 0.5)
-    for _ in range(steps):
+    for _ in range(80):
         x = x1 + t * (x2 - x1)
         f = function(x)
         same = (f > 0) == (f1 > 0)
@@ -101,14 +101,14 @@ def _increasing_root(function: Callable[[FloatArray], FloatArray], low: FloatArr
         x2, f2 = np.where(same, x2, x1), np.where(same, f2, f1)
         x1, f1 = x, f
         width = np.abs(x2 - x1)
-        tolerance = 4e-16 * np.abs(x1) + 1e-300
-        if np.all((width <= 1e-13 * np.abs(x1) + tolerance) | (f1 == 0)):
+        allowed = tolerance * np.abs(x1) + 1e-300
+        if np.all((width <= allowed) | (f1 == 0)):
             break
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             xi, phi = (x1 - x2) / (x3 - x2), (f1 - f2) / (f3 - f2)
             safe = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi)
             guess = f1 / (f2 - f1) * f3 / (f2 - f3) + (x3 - x1) / (x2 - x1) * f1 / (f3 - f1) * f2 / (f3 - f2)
-            edge = np.minimum(tolerance / width, 0.5)
+            edge = np.minimum(0.5 * allowed / width, 0.5)
         t = np.where(safe & np.isfinite(guess), guess, 0.5)
         t = np.where(np.isfinite(edge), np.clip(t, edge, 1 - edge), 0.5)
     return x1
@@ -350,9 +350,10 @@ def _terms(problem: Problem) -> _Terms:
     """
     a, objective = problem.arrays, problem.objective
     power = a.max_power_w + a.receive_power_w + 0.5 * a.capacitance * a.freq_max_hz**3
-    max_energy = float(power.sum()) * a.slots * a.slot_s
-    limited = objective.mode == "min_bound" and objective.total_energy_j is not None
-    total = objective.total_energy_j if limited and objective.total_energy_j is not None else np.inf
+    total = np.inf
+    if objective.mode == "min_bound" and objective.total_energy_j is not None:
+        total = objective.total_energy_j
+    max_energy = min(total, float(np.minimum(power * a.slots * a.slot_s, a.energy_budget_j).sum()))
     if objective.mode == "min_energy":
         target = a.target
         return _Terms(problem, np.isfinite(target), np.zeros(a.num_tasks), 1.0, target, total, max_energy)
@@ -602,7 +603,7 @@ class _Tables:
         """min over B of price · σ²(B) + (1 + budget_i) · energy + band price · W, shape (R+1, N, M); zero for the dummy row."""
         rows = self.rows
         factor = 1.0 + budget[rows.device]
-        energy = self._reweighted(factor) if np.any(budget > 0) else self.priced
+        energy = np.stack([self.reweighted(r, factor[r]) for r in range(len(rows))]) if np.any(budget > 0) else self.priced
         result = np.zeros((len(rows) + 1, NOISE_NODES, self.band.shape[1]))
         every = np.arange(len(rows))
         for node in range(NOISE_NODES):
@@ -610,21 +611,17 @@ class _Tables:
             result[:-1, node] = (noise[:, :, None] + energy).min(axis=1)
         return result
 
-    def _reweighted(self, factor: FloatArray) -> FloatArray:
-        """factor · priced(band price / factor), by linear interpolation in the price."""
-        nodes = self.band[self.rows.end - 1]
-        wanted = nodes / factor[:, None]
-        result = np.empty_like(self.priced)
-        for r in range(len(self.rows)):
-            if nodes.shape[1] == 1 or nodes[r, -1] == 0:
-                result[r] = factor[r] * self.priced[r]
-                continue
-            left = np.clip(np.searchsorted(nodes[r], wanted[r], side="right") - 1, 0, nodes.shape[1] - 2)
-            t = (wanted[r] - nodes[r, left]) / (nodes[r, left + 1] - nodes[r, left])
-            with np.errstate(invalid="ignore"):
-                mixed = (1 - t) * self.priced[r][:, left] + t * self.priced[r][:, left + 1]
-            result[r] = factor[r] * np.where(np.isnan(mixed), np.inf, mixed)
-        return result
+    def reweighted(self, row: int, factor: float) -> FloatArray:
+        """Least factor · energy + price · bandwidth of a row's batches, (n, M): factor · priced(price / factor), interpolated."""
+        nodes, priced = self.band[self.rows.end[row] - 1], self.priced[row]
+        if factor == 1.0 or nodes[-1] == 0:
+            return factor * priced
+        wanted = nodes / factor
+        left = np.clip(np.searchsorted(nodes, wanted, side="right") - 1, 0, len(nodes) - 2)
+        t = (wanted - nodes[left]) / (nodes[left + 1] - nodes[left])
+        finite = np.isfinite(priced)
+        some = np.where(finite, priced, 0.0)
+        return np.where(finite, factor * ((1 - t) * some[:, left] + t * some[:, left + 1]), np.inf)
 
     def read(self, table: FloatArray, row: IntArray, price: FloatArray) -> FloatArray:
         """``table[row]`` at a price of noise, interpolated; beyond the last node its value there (valid: it only grows)."""
@@ -886,6 +883,12 @@ class _Slot:
             np.maximum(best, value, out=best)
         return best
 
+    def weighted_bound(self, factor: FloatArray) -> FloatArray:
+        """Lower bound on Σ factor · energy of the rows (n,) over all splits of the band, (O,)."""
+        tables = [self.tables.reweighted(r, float(w)) for r, w in zip(self.rows, factor, strict=True)]
+        total = sum(table[pick] for table, pick in zip(tables, self.pick, strict=True))
+        return (total - self.tables.band[self.tables.rows.end[self.rows[0]] - 1] * self.tables.total_band).max(axis=1)
+
     def uploads(self, options: IntArray) -> _Uploads:
         """The uploads of options, arrays (len(options), n)."""
         table = self.tables.rows
@@ -924,6 +927,7 @@ class _Choice:
     time: FloatArray
     band: FloatArray
     prices: _Prices
+    multipliers: FloatArray
 
 
 @dataclass
@@ -988,15 +992,19 @@ class _JointPlan:
             elif device >= 0:
                 rows[m] = slot.alone[[d == device for d in self.devices[k]]].sum(axis=0)
             else:
-                rows[m] = slot.energy
+                # options that cannot share the band cost infinity already; 0 times infinity must not appear
+                rows[m] = np.where(np.isfinite(slot.energy), slot.energy, 0.0)
         return rows
 
     def cost(self, k: int) -> FloatArray:
         """Share of the objective of each option of slot k, (O,): exact or a lower bound."""
         return self.worth @ self.noise[k] + self.terms.energy_weight * self.slots[k].energy
 
-    def solve(self, cutoff: float) -> _Choice | None:
-        """The optimum if it is below ``cutoff``, else None (also if the joint plan is infeasible)."""
+    def solve(self, cutoff: float, start: FloatArray | None = None) -> _Choice | None:
+        """The optimum if it is below ``cutoff``, else None (also if the joint plan is infeasible).
+
+        ``start``: multipliers of the limits to begin with.
+        """
         if self.const + sum(self.cost(k).min() for k in range(len(self.slots))) >= cutoff:
             return None
         picks = np.array([self._cheapest(k) for k in range(len(self.slots))], dtype=np.int64)
@@ -1005,7 +1013,7 @@ class _JointPlan:
             return None
         if self._within(picks):
             return self._choice(objective, picks, np.zeros(len(self.limits.limit)))
-        return self._solve_limited(cutoff)
+        return self._solve_limited(cutoff, np.zeros(len(self.limits.limit)) if start is None else start)
 
     def _cheapest(self, k: int) -> int:
         """Option of least cost of a slot; bounds are made exact until the least one is."""
@@ -1050,96 +1058,97 @@ class _JointPlan:
         for m, device in enumerate(self.limits.device):
             if device >= 0:
                 prices.budget[device] = multipliers[m] / scale
-        return _Choice(objective, np.array(rows, dtype=np.int64), np.array(batch), np.array(time), np.array(band), prices)
+        return _Choice(objective, np.array(rows, dtype=np.int64), np.array(batch), np.array(time), np.array(band), prices, multipliers)
 
     def _is_total(self, m: int) -> bool:
         return self.limits.task[m] < 0 and self.limits.device[m] < 0
 
     # --- with limits that bind ---
 
-    def _solve_limited(self, cutoff: float) -> _Choice | None:
+    def _solve_limited(self, cutoff: float, start: FloatArray) -> _Choice | None:
         """Enumerate the vectors of options by increasing Lagrangian value until no other can be better."""
         limit = np.array(self.limits.limit)
-        every = range(len(self.slots))
-        least = sum(self.activity(k).min(axis=1) for k in every)
+        least = sum(self.activity(k).min(axis=1) for k in range(len(self.slots)))
         if np.any(least > limit + ROUNDING * np.abs(limit)):
             return None
-        multipliers = self._multipliers(limit)
+        # no feasible vector costs more than this: a dual value above it proves that there is none
+        cutoff = min(cutoff, (1 + PRUNE_TOLERANCE) * (self.const + self.terms.energy_weight * self.terms.max_energy + self._most_noise()))
+        lagrangian = self._best_lagrangian(start, cutoff)
         best: _Choice | None = None
-        gap = 0.0
+        gap = 1e-5 * abs(lagrangian.dual())
         while True:
-            reduced, dual = self._reduced(multipliers, limit)
-            gap = max(gap, 1e-5 * abs(dual))
-            if dual >= cutoff:
+            ceiling = cutoff if best is None else min(cutoff, best.objective)
+            if lagrangian.dual() >= ceiling:
                 return best
-            for k in every:
-                self.slots[k].refine(np.flatnonzero(reduced[k] <= gap))
-            reduced, dual = self._reduced(multipliers, limit)
+            lagrangian.refine(gap)
+            best = self._least_within(lagrangian, gap, ceiling) or best
             ceiling = cutoff if best is None else min(cutoff, best.objective)
-            new = self._least_within(reduced, gap, limit, ceiling, multipliers)
-            best = new or best
-            ceiling = cutoff if best is None else min(cutoff, best.objective)
-            if ceiling <= dual + gap or gap >= sum(r[np.isfinite(r)].max() for r in reduced):
+            if ceiling <= lagrangian.dual() + gap or gap >= lagrangian.spread():
                 return best
             gap *= 4.0
 
-    def _reduced(self, multipliers: FloatArray, limit: FloatArray) -> tuple[list[FloatArray], float]:
-        """Lagrangian cost of each option above the least of its slot, and the dual value: a lower bound on the optimum."""
-        cost = [self.cost(k) + multipliers @ self.activity(k) for k in range(len(self.slots))]
-        least = [c.min() for c in cost]
-        return [c - m for c, m in zip(cost, least, strict=True)], self.const - float(multipliers @ limit) + float(sum(least))
+    def _most_noise(self) -> float:
+        return sum(float((self.worth @ noise).max()) for noise in self.noise)
 
-    def _multipliers(self, limit: FloatArray) -> FloatArray:
-        """Multipliers near the best dual value: each in turn to where its limit is just met, three times over."""
-        every = range(len(self.slots))
-        cost, activity = [self.cost(k) for k in every], [self.activity(k) for k in every]
-        multipliers = np.zeros(len(limit))
-
-        def excess(m: int, value: float) -> float:
-            trial = multipliers.copy()
-            trial[m] = value
-            return sum(activity[k][m, int(np.argmin(cost[k] + trial @ activity[k]))] for k in every) - limit[m]
-
-        for _ in range(3):
-            for m in range(len(limit)):
-                if excess(m, 0.0) <= 0:
-                    multipliers[m] = 0.0
-                    continue
-                low, high = 0.0, max(multipliers[m], 1e-12)
-                while excess(m, high) > 0 and high < 1e12:
-                    low, high = high, 4.0 * high
-                for _ in range(40):
-                    middle = 0.5 * (low + high) if low == 0 or high < 2 * low else (low * high) ** 0.5
-                    low, high = (middle, high) if excess(m, middle) > 0 else (low, middle)
-                multipliers[m] = high
-        return multipliers
-
-    def _least_within(
-        self, reduced: list[FloatArray], gap: float, limit: FloatArray, ceiling: float, multipliers: FloatArray
-    ) -> _Choice | None:
-        """Best feasible vector of options below ``ceiling`` among those whose reduced costs sum to at most ``gap``."""
-        best: _Choice | None = None
-        for picks, objective in self._vectors(reduced, gap, limit):
-            for o in np.argsort(objective, kind="stable"):
-                if objective[o] >= (ceiling if best is None else min(ceiling, best.objective)):
-                    break
-                found = self._accept(picks[o], float(objective[o]), ceiling if best is None else best.objective, multipliers)
-                best = found or best
+    def _best_lagrangian(self, start: FloatArray, cutoff: float) -> _Lagrangian:
+        """Multipliers near the largest dual value: each in turn by a search on a line, twice over; done once it reaches ``cutoff``."""
+        trials = [_Lagrangian(self, values) for values in (np.zeros(len(start)), start)]
+        best = max(trials, key=lambda trial: trial.dual())
+        for sweep, m in itertools.product(range(2), range(len(start))):
+            best = self._climb(best, m, sweep, cutoff)
         return best
 
-    def _vectors(self, reduced: list[FloatArray], gap: float, limit: FloatArray) -> Iterator[tuple[IntArray, FloatArray]]:
-        """Blocks of vectors of options (v, slots) with their objectives (v,)."""
+    def _climb(self, best: _Lagrangian, m: int, sweep: int, cutoff: float) -> _Lagrangian:
+        """Improve multiplier m: the dual value is concave in it, and multipliers are positive scales: steps by factors."""
+
+        def at(value: float) -> _Lagrangian:
+            multipliers = best.multipliers.copy()
+            multipliers[m] = value
+            return _Lagrangian(self, multipliers)
+
+        if best.multipliers[m] == 0.0:
+            # prices that hardly matter decide whether any is wanted
+            unit = abs(best.dual()) / max(abs(self.limits.limit[m]), 1e-300)
+            trials = [at(share * unit) for share in (1e-3, 1e-6, 1e-9)]
+            better = [trial for trial in trials if trial.dual() > best.dual()]
+            if not better:
+                return best
+            best = better[0]
+        factor = 8.0 if sweep == 0 else 1.5
+        while factor > 1.01 and best.dual() < cutoff:
+            trial = max((at(best.multipliers[m] * f) for f in (factor, 1.0 / factor)), key=lambda t: t.dual())
+            if trial.dual() > best.dual():
+                best = trial
+            else:
+                factor **= 0.4
+        return best
+
+    def _least_within(self, lagrangian: _Lagrangian, gap: float, ceiling: float) -> _Choice | None:
+        """Best feasible vector of options below ``ceiling`` among those whose Lagrangian is within ``gap`` of the dual value."""
+        best: _Choice | None = None
+        for picks, bound in self._vectors(lagrangian, gap):
+            for o in np.argsort(bound, kind="stable"):
+                if bound[o] >= ceiling:
+                    break
+                found = self._accept(picks[o], ceiling, lagrangian.multipliers)
+                if found is not None:
+                    best, ceiling = found, found.objective
+        return best
+
+    def _vectors(self, lagrangian: _Lagrangian, gap: float) -> Iterator[tuple[IntArray, FloatArray]]:
+        """Blocks of vectors of options (v, slots) with lower bounds on their objectives (v,)."""
         every = range(len(self.slots))
+        limit = np.array(self.limits.limit)
         cost, activity = [self.cost(k) for k in every], [self.activity(k) for k in every]
         rest = [sum((activity[q].min(axis=1) for q in every if q > k), np.zeros(len(limit))) for k in every]
         allowed = limit + ROUNDING * np.abs(limit)
-        start = (np.zeros((1, 0), dtype=np.int64), np.full(1, self.const), np.zeros(1), np.zeros((1, len(limit))))
-        stack = [start]
+        reduced, dual = lagrangian.reduced(), lagrangian.dual()
+        stack = [(np.zeros((1, 0), dtype=np.int64), np.full(1, self.const), np.zeros(1), np.zeros((1, len(limit))))]
         while stack:
             picks, objective, spent, used = stack.pop()
             k = picks.shape[1]
             if k == len(self.slots):
-                yield picks, objective
+                yield picks, np.maximum(objective, dual + spent)
                 continue
             options = np.flatnonzero(reduced[k] <= gap)
             block = max(1, 500_000 // max(len(options), 1))
@@ -1152,8 +1161,13 @@ class _JointPlan:
             p, o = p[keep], o[keep]
             stack.append((np.column_stack([picks[p], o]), objective[p] + cost[k][o], more[keep], use[keep]))
 
-    def _accept(self, picks: IntArray, objective: float, ceiling: float, multipliers: FloatArray) -> _Choice | None:
+    def _accept(self, picks: IntArray, ceiling: float, multipliers: FloatArray) -> _Choice | None:
         """The vector's solution if it is feasible below ``ceiling``; bands are split anew if a budget asks for it."""
+        for slot, o in zip(self.slots, picks, strict=True):
+            slot.refine(np.array([o]))
+        objective = self.const + sum(float(self.cost(k)[o]) for k, o in enumerate(picks))
+        if not objective < ceiling:
+            return None
         if self._within(picks):
             return self._choice(objective, picks, multipliers)
         shared = [k for k, slot in enumerate(self.slots) if len(slot.rows) > 1]
@@ -1165,11 +1179,11 @@ class _JointPlan:
         parts = [slot.parts[:, o] for slot, o in zip(self.slots, picks, strict=True)]
         for k, split in splits.items():
             parts[k] = split.energy[0] + self.slots[k].tables.rows.receive_j[self.slots[k].index[:, 0]]
-        more = sum(parts[k].sum() - self.slots[k].energy[picks[k]] for k in shared)
+        more = sum(float(parts[k].sum() - self.slots[k].energy[picks[k]]) for k in shared)
         limit = np.array(self.limits.limit)
         if np.any(self._used(picks, parts) > limit + 2 * ROUNDING * np.abs(limit)):
             return None
-        value = objective + self.terms.energy_weight * float(more)
+        value = objective + self.terms.energy_weight * more
         return self._choice(value, picks, multipliers, splits) if value < ceiling else None
 
     def _split_for_budgets(self, picks: IntArray, shared: list[int], objective: float, ceiling: float) -> dict[int, _Split] | None:
@@ -1190,6 +1204,68 @@ class _JointPlan:
             if not objective + self.terms.energy_weight * extra < ceiling or not shares.raise_price(price, worst):
                 return None
         raise SolverError("enumeration: splitting the band within the energy budgets did not converge; this is a defect, please report it")
+
+
+class _Lagrangian:
+    """Costs of the options of a joint plan with its limits priced by multipliers; bounds until made exact.
+
+    Where a budget has a price, the band of a shared slot is split for the priced energies.
+    """
+
+    def __init__(self, plan: _JointPlan, multipliers: FloatArray) -> None:
+        self.plan, self.multipliers = plan, multipliers
+        limits, a = plan.limits, plan.terms.problem.arrays
+        self.noise_price = plan.worth.copy()
+        self.energy_price = np.full(a.num_devices, plan.terms.energy_weight)
+        for value, task, device in zip(multipliers, limits.task, limits.device, strict=True):
+            if task >= 0:
+                self.noise_price[task] += value
+            else:
+                self.energy_price[slice(None) if device < 0 else device] += value
+        self.const = plan.const - float(multipliers @ np.array(limits.limit))
+        self.weighted = [self._factor(k) for k in range(len(plan.slots))]
+        self.energy = [self._energy(k) for k in range(len(plan.slots))]
+        self.exact = [np.zeros(len(e), dtype=bool) for e in self.energy]
+
+    def _factor(self, k: int) -> FloatArray | None:
+        """Relative prices of the rows' energies in slot k, None if they are equal."""
+        factor = self.energy_price[self.plan.devices[k]] / self.energy_price[self.plan.devices[k][0]]
+        return None if np.all(factor == 1.0) else factor
+
+    def _energy(self, k: int) -> FloatArray:
+        """Priced energy of the options of slot k where relative prices differ; zeros elsewhere (see :meth:`cost`)."""
+        slot, factor = self.plan.slots[k], self.weighted[k]
+        return slot.weighted_bound(factor) if factor is not None else np.zeros(len(slot.energy))
+
+    def cost(self, k: int) -> FloatArray:
+        """Lagrangian cost of the options of slot k, (O,)."""
+        energy = self.plan.slots[k].energy if self.weighted[k] is None else self.energy[k]
+        return self.noise_price @ self.plan.noise[k] + self.energy_price[self.plan.devices[k][0]] * energy
+
+    def reduced(self) -> list[FloatArray]:
+        """Cost of each option above the least of its slot."""
+        return [(cost := self.cost(k)) - cost.min() for k in range(len(self.plan.slots))]
+
+    def dual(self) -> float:
+        """Lower bound on the joint plan's optimum."""
+        return self.const + sum(float(self.cost(k).min()) for k in range(len(self.plan.slots)))
+
+    def spread(self) -> float:
+        """At least the largest finite sum of reduced costs."""
+        return sum(float(r[np.isfinite(r)].max(initial=0.0)) for r in self.reduced())
+
+    def refine(self, gap: float) -> None:
+        """Make the costs of the options within ``gap`` of their slot's least exact."""
+        for k, slot in enumerate(self.plan.slots):
+            some = np.flatnonzero(self.reduced()[k] <= gap)
+            factor = self.weighted[k]
+            if factor is None:
+                slot.refine(some)
+                continue
+            some = some[~self.exact[k][some]]
+            if len(some):
+                energy = _split_band(slot.uploads(some), factor).energy + slot.tables.rows.receive_j[slot.index[:, 0]]
+                self.energy[k][some], self.exact[k][some] = (factor * energy).sum(axis=1) * (1 - ENERGY_MARGIN), True
 
 
 class _Shares:
@@ -1219,18 +1295,21 @@ class _Shares:
 
     def raise_price(self, price: FloatArray, device: int) -> bool:
         """Raise a device's price, in place, until its budget is just met; False if no price does."""
-        low, high = price[0, device], np.inf
-        trial = np.tile(price, (25, 1))
-        grid = low + np.append(0.0, np.geomspace(1e-6, 1e9, 24))
-        for _ in range(14):
-            trial[:, device] = grid
-            met = self.at(trial)[1][:, device] <= self.budget[device] * (1 + 0.1 * ROUNDING)
-            if not np.any(met):
+        budget = self.budget[device]
+
+        def spare(value: FloatArray) -> FloatArray:
+            trial = np.tile(price, (len(value), 1))
+            trial[:, device] = value
+            return budget - self.at(trial)[1][:, device]
+
+        low, step = price[0, device], 0.25
+        while spare(np.array([low + step]))[0] < 0:
+            low, step = low + step, 8.0 * step
+            if step > 1e9:
                 return False
-            first = int(np.argmax(met))
-            low, high = grid[max(first - 1, 0)], grid[first]
-            grid = np.linspace(low, high, 25)
-        price[0, device] = high
+        price[0, device] = _increasing_root(spare, np.array([low]), np.array([low + step]))[0]
+        while spare(price[:, device])[0] < -ROUNDING * budget:
+            price[0, device] *= 1 + 1e-12
         return True
 
 
@@ -1247,6 +1326,7 @@ class _Search:
         self.plans = [_build_plans(terms, self.rows, i) for i in range(self.problem.arrays.num_devices)]
         self.slots: OrderedDict[tuple[int, ...], _Slot] = OrderedDict()
         self.prices: _Prices | None = None
+        self.multipliers: FloatArray | None = None
         self.solved = 0
 
     def check_size(self) -> None:
@@ -1262,7 +1342,10 @@ class _Search:
     def cutoff(self) -> float:
         """Objective from which on nothing is of interest."""
         best = self.incumbent.objective
-        return best - PRUNE_TOLERANCE * abs(best) if np.isfinite(best) else np.inf
+        if np.isfinite(best):
+            return best - PRUNE_TOLERANCE * abs(best)
+        # whatever costs more energy than can be spent is infeasible
+        return (1 + PRUNE_TOLERANCE) * self.terms.max_energy if self.problem.objective.mode == "min_energy" else np.inf
 
     def run(self) -> None:
         """Search to the end; the incumbent holds the outcome."""
@@ -1448,7 +1531,7 @@ class _Search:
         h = np.stack([plan_set.h_instant[p].sum(axis=1) for plan_set, p in zip(self.plans, members, strict=True)])
         by_slot = (tuple(int(plan[g]) for plan in plans if plan[g] < len(self.rows)) for g in range(self.problem.arrays.slots))
         slots = [self.slot(rows) for rows in by_slot if rows]
-        choice = _JointPlan(self.terms, self.tables, slots, span, h).solve(self.cutoff)
+        choice = _JointPlan(self.terms, self.tables, slots, span, h).solve(self.cutoff, self.multipliers)
         if choice is not None:
             self.accept(choice)
 
@@ -1476,7 +1559,7 @@ class _Search:
             raise SolverError(f"enumeration: found {choice.objective!r} where the evaluator says {exact!r}; this is a defect, please report it")
         if exact < self.incumbent.objective and not self.incumbent.offer(schedule):
             raise SolverError("enumeration: the validator refuses a schedule that should be feasible; this is a defect, please report it")
-        self.prices = choice.prices
+        self.prices, self.multipliers = choice.prices, choice.multipliers
 
 
 def _sorted(flat: IntArray, bounds: FloatArray) -> tuple[IntArray, FloatArray]:

@@ -1,7 +1,7 @@
 r"""Greedy: add the assignment that gains most per joule (or per slot) until nothing gains any more.
 
-The band is cut into equal channels; an offer (assignment with steps and batch) takes the fewest channels whose energy is close to the
-best and has then a fixed energy, so that only its effect on the exact bounds changes while the schedule grows:
+The band is cut into equal channels; an offer (assignment with steps and batch) takes the fewest channels that make it possible and has
+then a fixed energy, so that only its effect on the exact bounds changes while the schedule grows:
 
     Ψ_j = (8/3) (fixed_j + Σ error_s + T_stale + T_part) / H_j,
 
@@ -31,7 +31,8 @@ from schedopt.formulation.uplink import uploads_of
 from schedopt.physics import compute_energy_j, transmit_power_w, uplink_rate_bps
 from schedopt.problem import TERMS, FloatArray, IntArray, Problem
 from schedopt.result import SolveResult
-from schedopt.solvers.base import ProgressCallback, SolverSettings
+from schedopt.schedule import Schedule
+from schedopt.solvers.base import ProgressCallback, SolverSettings, TimeLimitReached
 from schedopt.solvers.heuristics import (
     MARGIN,
     Context,
@@ -54,10 +55,10 @@ MAX_OFFERS = 400_000
 CHANNELS = (1.0, 0.5, 0.25, 0.125)
 #: Rules of gain, as exponents: gain / (energy^a · slots^b).
 RULES = ((1.0, 0.0), (0.5, 0.5), (0.0, 1.0))
-#: More channels are taken while they save this part of the energy.
-CHANNEL_SAVING = 0.7
 #: A device is taken without looking at the others again if its gain is at least this part of their last known best.
 LAZINESS = 0.9
+#: Rounds of choosing cap, rule and channels in turn.
+ROUNDS = 2
 FINISHED = 3
 _SPLITS = 5
 
@@ -147,18 +148,18 @@ class _Table:
         self.error = 2.0 * self.h * (drift + local + part) + scale["noise"] * a.smoothness[j] * self.noise
 
     def energies(self, channels: int) -> tuple[FloatArray, IntArray]:
-        """Energy in J (+inf = impossible) and channels that each offer takes when the band is cut into ``channels``; shape (n,)."""
+        """Energy in J (+inf = impossible) of each offer over the fewest channels that allow it, and their number; shape (n,).
+
+        ``channels``: how many the band is cut into; an upload takes 1, 2, 4, ... of them.
+        """
         used = np.ones(len(self.task), dtype=np.int64)
-        best = self._energy(np.arange(len(self.task)), 1.0 / channels)
+        energy = self._energy(np.arange(len(self.task)), 1.0 / channels)
         width = 2
-        open_ = np.arange(len(used))
-        while width <= channels and len(open_):
-            wider = self._energy(open_, width / channels)
-            saves = (wider < (1.0 - CHANNEL_SAVING) * best[open_]) | (np.isinf(best[open_]) & np.isfinite(wider))
-            hopeless = np.isinf(best[open_]) & np.isinf(wider)
-            best[open_[saves]], used[open_[saves]] = wider[saves], width
-            open_, width = open_[saves | hopeless], 2 * width
-        return best, used
+        while width <= channels and np.any(impossible := np.isinf(energy)):
+            index = np.flatnonzero(impossible)
+            energy[index], used[index] = self._energy(index, width / channels), width
+            width *= 2
+        return energy, used
 
     def _energy(self, index: IntArray, share: float) -> FloatArray:
         """Energy over ``share`` of the band at the best of a few upload times; +inf where the time is too short."""
@@ -211,27 +212,10 @@ class _State:
         self.noise_instant = np.zeros((a.num_tasks, a.slots + 1))
         self.span = np.zeros((a.num_tasks, a.slots + 1))
         self.chosen: list[tuple[int, ...]] = []
-        self.cap = np.full(a.num_tasks, np.inf)
-        self.psi = self._initial_psi()
-
-    def _initial_psi(self) -> FloatArray:
-        """What untrained tasks count as: more than any offer costs, so that each gets trained. Shape (J,)."""
-        worst = np.ones(self.arrays.num_tasks)
-        for i, offers in enumerate(self.offers):
-            if len(offers):
-                np.maximum.at(
-                    worst, offers.task, self._psi_after(i, offers) + self._energy_weight() * offers.energy_j / self._gamma(offers.task)
-                )
-        return 2.0 * worst
-
-    def _gamma(self, task: IntArray) -> FloatArray:
-        return np.where(self.context.needed, self.arrays.weight, 1.0)[task] if self._weighted() else np.ones(len(task))
-
-    def _weighted(self) -> bool:
-        return self.problem.objective.mode != "min_energy"
-
-    def _energy_weight(self) -> float:
-        return self.problem.objective.energy_weight if self.problem.objective.mode == "weighted" else 0.0
+        self.psi = np.full(a.num_tasks, np.inf)
+        # tasks without an assignment yet, those that fewest devices can train last: they are served from the end
+        holders = table.context.usable.sum(axis=0)
+        self.waiting = sorted(np.flatnonzero(table.context.needed).tolist(), key=lambda j: (-holders[j], j))
 
     def _psi_after(self, i: int, offers: _Offers) -> FloatArray:
         """Ψ of the offer's task if device ``i`` takes it, shape (n,)."""
@@ -285,20 +269,31 @@ class _State:
         return (own <= C2_LIMIT * (1.0 - MARGIN)) & (offers.h * kappa <= least * (1.0 - MARGIN))
 
     def best(self, i: int, rule: tuple[float, float]) -> tuple[float, int]:
-        """Score and position of the best offer of device ``i``; score 0 if none gains."""
+        """Score and position of the best offer of device ``i``; score 0 if none gains.
+
+        While a task waits for its first assignment, only offers for it count, and the gain is 1/Ψ: most h for the energy.
+        """
         offers = self.offers[i]
         if not len(offers):
             return 0.0, -1
-        after, before = self._psi_after(i, offers), self.psi[offers.task]
-        if self._weighted():
-            gain = self._gamma(offers.task) * (before - after) - self._energy_weight() * offers.energy_j
+        after = self._psi_after(i, offers)
+        if self.waiting:
+            gain = np.where(offers.task == self.waiting[-1], 1.0 / after, 0.0)
         else:
-            target = self.arrays.target[offers.task]
-            gain = np.log(np.maximum(before, target) / np.maximum(after, target))
+            gain = self._gain(offers, after)
         score = gain / (np.maximum(offers.energy_j, 1e-300) ** rule[0] * (offers.end - offers.start) ** rule[1])
         score = np.where(self._allowed(i, offers), score, 0.0)
         place = int(np.argmax(score))
         return max(float(score[place]), 0.0), place
+
+    def _gain(self, offers: _Offers, after: FloatArray) -> FloatArray:
+        """How much an offer lowers the objective, or (min_energy) the missing part of the target; shape (n,)."""
+        before, objective = self.psi[offers.task], self.problem.objective
+        if objective.mode == "min_energy":
+            target = self.arrays.target[offers.task]
+            return np.log(np.maximum(before, target) / np.maximum(after, target))
+        energy_weight = objective.energy_weight if objective.mode == "weighted" else 0.0
+        return self.arrays.weight[offers.task] * (before - after) - energy_weight * offers.energy_j
 
     def add(self, i: int, place: int) -> None:
         """Take an offer."""
@@ -306,6 +301,8 @@ class _State:
         j, start, end = int(offers.task[place]), int(offers.start[place]), int(offers.end[place])
         h, energy = float(offers.h[place]), float(offers.energy_j[place])
         self.psi[j] = self._psi_after(i, offers.take(np.array([place])))[0]
+        if self.waiting and self.waiting[-1] == j:
+            self.waiting.pop()
         self.chosen.append((i, j, start, end, int(offers.steps[place]), int(offers.batch[place])))
         self.h_device[i, j] += h
         self.error[j] += offers.error[place]
@@ -319,13 +316,17 @@ class _State:
 
 
 def _grow(state: _State, rule: tuple[float, float], search: Search) -> None:
-    """Add offers until none gains; lazily, with one look at everybody before the end."""
+    """Add offers until none gains: a first one for every task, then lazily, with one look at everybody before the end."""
+    while state.waiting:
+        scores = [state.best(i, rule) for i in range(len(state.offers))]
+        score, device = max((score, -i) for i, (score, _) in enumerate(scores))
+        if score <= 0:
+            return
+        state.add(-device, scores[-device][1])
     queue: list[tuple[float, int]] = []
     fresh = False
-    while True:
+    while not fresh or queue[0][0] < 0:
         if not queue or queue[0][0] >= 0:
-            if fresh:
-                return
             queue, fresh = [(-state.best(i, rule)[0], i) for i in range(len(state.offers))], True
             heapq.heapify(queue)
             continue
@@ -344,10 +345,15 @@ def _explore(search: Search, rng: np.random.Generator) -> None:
     table = _Table(context)
     devices = int(context.usable.any(axis=1).sum())
     counts = sorted({max(1, round(fraction * devices)) for fraction in CHANNELS})
-    # one parameter at a time: the cap on steps first, because what is added early is never taken back
-    best = _best(search, table, [_Plan(counts[len(counts) // 2], int(cap), RULES[0]) for cap in table.grid])
-    best = _best(search, table, [best, *(replace(best, channels=c) for c in counts if c != best.channels)])
-    _best(search, table, [best, *(replace(best, rule=rule) for rule in RULES[1:])])
+    best = _Plan(counts[len(counts) // 2], int(table.grid[-1]), RULES[0])
+    # one parameter at a time; the cap on steps first, because what is added early is never taken back
+    for _ in range(ROUNDS):
+        before = best
+        best = _best(search, table, [replace(best, most_steps=int(cap)) for cap in table.grid])
+        best = _best(search, table, [replace(best, rule=rule) for rule in RULES])
+        best = _best(search, table, [replace(best, channels=count) for count in counts])
+        if best == before:
+            break
     search.finish(FINISHED)
 
 
@@ -368,11 +374,16 @@ def _run(search: Search, table: _Table, plan: _Plan) -> None:
     search.incumbent.iteration += 1
     try:
         _grow(state, plan.rule, search)
-    finally:  # a run that is cut short has a schedule too
-        rows = np.array(state.chosen, dtype=np.int64).reshape(-1, 6).T
-        skeleton = Skeleton(*rows[:4])
-        schedule = fit(search.context, prepare(search.context, skeleton), rows[4].astype(float), rows[5].astype(float))
-        search.consider(plan.key, schedule, "greedy")
+    except (KeyboardInterrupt, TimeLimitReached):  # a run that is cut short has a schedule too
+        search.judge(plan.key, _schedule(state), "greedy")
+        raise
+    search.consider(plan.key, _schedule(state), "greedy")
+
+
+def _schedule(state: _State) -> Schedule:
+    """The chosen offers, the band shared anew."""
+    rows = np.array(state.chosen, dtype=np.int64).reshape(-1, 6).T
+    return fit(state.context, prepare(state.context, Skeleton(*rows[:4])), rows[4].astype(float), rows[5].astype(float))
 
 
 class GreedyEnergy:

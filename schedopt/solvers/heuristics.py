@@ -49,6 +49,8 @@ SPLITS = 8
 REFINED, FINISHED = 5, 4
 #: An untrained task counts as this violation, far above any missed target.
 UNTRAINED = 1e6
+#: Parts of a schedule that trimming tries to drop first, and at most.
+FIRST_CHUNKS, TRIM_CHUNKS = 16, 100
 _STEP_POINTS, _BATCH_POINTS, _LENGTH_POINTS = 7, 8, 6
 #: Rounds of shortening before an assignment that keeps violating C2 is dropped.
 _C2_ROUNDS = 30
@@ -173,20 +175,21 @@ def _fitting(group: IntArray, amount: FloatArray, limit: float | FloatArray, ord
 
     ``limit`` is one number or one per group. Ascending positions.
     """
-    if len(group) == 0:
-        return np.zeros(0, dtype=np.int64)
     sequence = np.lexsort((amount if order is None else order, group))
-    sorted_group, total = group[sequence], np.cumsum(amount[sequence])
-    first = np.searchsorted(sorted_group, sorted_group)
-    before = total[first] - amount[sequence][first]
-    within = total - before <= np.broadcast_to(limit, (int(group.max()) + 1,))[sorted_group]
-    return np.sort(sequence[within])
+    limits = np.broadcast_to(limit, (int(group.max(initial=0)) + 1,) if np.ndim(limit) == 0 else np.shape(limit))
+    bounds = np.flatnonzero(np.diff(group[sequence], prepend=-1, append=-1))
+    kept = [sequence[:0]]
+    # one sum per group: rounding in a group of large amounts must not leak into the next
+    for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+        mine = sequence[low:high]
+        kept.append(mine[np.cumsum(amount[mine]) <= limits[group[mine[0]]]])
+    return np.sort(np.concatenate(kept))
 
 
 def fit(context: Context, prepared: Prepared, steps: FloatArray | float, batch: FloatArray | float) -> Schedule:
     """A schedule with about ``steps`` and ``batch`` (numbers, or one per assignment of the skeleton): less where time is short.
 
-    Feasible but for targets. The batch gives way before the steps do.
+    Feasible but for energy limits (:func:`meet_limits`) and targets. The batch gives way before the steps do.
     """
     a, base = context.arrays, prepared.base
     i, j = base.device, base.task
@@ -199,8 +202,7 @@ def fit(context: Context, prepared: Prepared, steps: FloatArray | float, batch: 
     if context.problem.objective.enforce_conditions:
         schedule, kept = _meet_c2(context, schedule)
     times = (prepared.available_s, prepared.shortest_s)
-    schedule = _split_time(a, schedule, *(times if kept is None else (t[kept] for t in times)))
-    return meet_limits(context, schedule)
+    return _split_time(a, schedule, *(times if kept is None else (t[kept] for t in times)))
 
 
 def _split_time(a: ProblemArrays, schedule: Schedule, available_s: FloatArray, shortest_s: FloatArray) -> Schedule:
@@ -304,13 +306,13 @@ def merit_of(context: Context, evaluation: Evaluation) -> Merit:
 
 
 def finish(context: Context, schedule: Schedule) -> Schedule | None:
-    """The schedule with least-energy resources, without what then still breaks a limit or (min_energy) is not needed."""
+    """The schedule with least-energy resources, without what then still breaks a limit or does not pay."""
     unlimited = np.full(context.arrays.num_devices, np.inf)
     allocation = allocate(context.arrays, schedule, budget_j=unlimited)
     if allocation is None:
         return None
     kept = meet_limits(context, allocation.schedule)
-    if context.problem.objective.mode == "min_energy":
+    if context.problem.objective.mode != "min_bound":  # where energy within the limit costs nothing
         kept = _trim(context, kept)
     if len(kept) == len(schedule):
         return allocation.schedule
@@ -319,31 +321,34 @@ def finish(context: Context, schedule: Schedule) -> Schedule | None:
 
 
 def _trim(context: Context, schedule: Schedule) -> Schedule:
-    """Mode min_energy: drop assignments while the targets hold, the least h per joule first, in halving chunks."""
-
-    def violation(candidate: Schedule) -> float:
-        return merit_of(context, evaluate_objective(context.problem, candidate))[0]
-
-    if violation(schedule) > 0:
+    """Drop assignments while that improves the merit, those of least h per joule first, in halving chunks."""
+    if len(schedule) == 0:
         return schedule
     price = evaluate_physics(context.problem, schedule).energy_j / aggregate(context.arrays, schedule).h
-    order = np.argsort(-_proportional_order(schedule, price), kind="stable")
+    # h of different tasks cannot be compared: prices in units of the task's mean
+    mean = np.bincount(schedule.task, weights=price) / np.maximum(np.bincount(schedule.task), 1)
+    order = np.argsort(-price / mean[schedule.task], kind="stable")
     alive = np.ones(len(schedule), dtype=bool)
-    chunk = max(1, len(schedule) // 2)
+    merit = merit_of(context, evaluate_objective(context.problem, schedule))
+    chunk = max(1, len(schedule) // FIRST_CHUNKS)
     while True:
         for begin in range(0, len(order), chunk):
             trial = alive.copy()
             trial[order[begin : begin + chunk]] = False
-            if violation(schedule.take(trial)) <= 0:
-                alive = trial
-        if chunk == 1 or len(schedule) // chunk > 64:  # finer chunks would cost many evaluations and save little
+            after = merit_of(context, evaluate_objective(context.problem, schedule.take(trial)))
+            if after < merit:
+                alive, merit = trial, after
+        if chunk == 1 or len(schedule) // chunk > TRIM_CHUNKS:  # finer chunks would cost many evaluations and save little
             return schedule.take(alive)
         chunk = max(1, chunk // 2)
 
 
 @dataclass
 class Search:
-    """The best schedules seen, by key; improvements go to the incumbent at once, so that a search can stop at any time."""
+    """The best schedules seen, by key; improvements go to the incumbent at once, so that a search can stop at any time.
+
+    ``best`` holds schedules before :func:`meet_limits`, with the merit after it: with better resources less has to go.
+    """
 
     context: Context
     incumbent: Incumbent
@@ -353,15 +358,21 @@ class Search:
 
     def consider(self, key: int, schedule: Schedule, phase: str) -> Merit:
         """Judge a schedule; keep it if it is the best of its ``key``. Raises ``TimeLimitReached`` when time is up."""
-        evaluation = evaluate_objective(self.context.problem, schedule)
+        merit = self.judge(key, schedule, phase)
+        self.incumbent.check_time()
+        return merit
+
+    def judge(self, key: int, schedule: Schedule, phase: str) -> Merit:
+        """The same, whatever the time."""
+        limited = meet_limits(self.context, schedule)
+        evaluation = evaluate_objective(self.context.problem, limited)
         merit = merit_of(self.context, evaluation)
         if key not in self.best or merit < self.best[key][0]:
             self.best[key] = (merit, schedule)
         if merit < self.merit:
             self.merit, self.nearest = merit, evaluation
-        if merit[0] <= 0 and merit[1] < self.incumbent.objective and self.incumbent.offer(schedule):
+        if merit[0] <= 0 and merit[1] < self.incumbent.objective and self.incumbent.offer(limited):
             self.incumbent.record(phase)
-        self.incumbent.check_time()
         return merit
 
     def leaders(self, count: int) -> list[int]:
@@ -374,7 +385,6 @@ class Search:
             finished = finish(self.context, self.best[key][1])
             if finished is not None:
                 self.consider(key, finished, "resources")
-        self.incumbent.record("end")
 
     def shortfall(self) -> str:
         """What the nearest schedule lacks, in one sentence."""
@@ -395,15 +405,25 @@ def search_grid(search: Search, skeletons: Iterable[Skeleton]) -> None:
     context = search.context
     steps, batches = step_grid(context), batch_grid(context)
     prepared: dict[int, Prepared] = {}
-    for key, skeleton in enumerate(skeletons):
+    for key, skeleton in enumerate(_distinct(skeletons)):
         prepared[key] = prepare(context, skeleton)
         search.incumbent.iteration += 1
-        for e, b in _pairs(steps[1::2], batches[1::3]):
+        for e, b in _pairs(steps[1::2], batches[1::4]):
             search.consider(key, fit(context, prepared[key], e, b), "grid")
     for key in search.leaders(REFINED):
         for e, b in _pairs(steps, batches):
             search.consider(key, fit(context, prepared[key], e, b), "refine")
     search.finish()
+
+
+def _distinct(skeletons: Iterable[Skeleton]) -> Iterator[Skeleton]:
+    """Each skeleton once: in small problems many parameters give the same."""
+    seen = set()
+    for skeleton in skeletons:
+        key = np.stack([skeleton.device, skeleton.task, skeleton.start, skeleton.end]).tobytes()
+        if key not in seen:
+            seen.add(key)
+            yield skeleton
 
 
 def _pairs(steps: IntArray, batches: IntArray) -> Iterator[tuple[int, int]]:
@@ -434,6 +454,7 @@ def run_heuristic(
         incumbent.offer(Schedule.empty())
         if np.any(search.context.needed):
             explore(search, np.random.default_rng(seed))
+        incumbent.record("end")
     except TimeLimitReached:
         status = SolveStatus.TIME_LIMIT
     except KeyboardInterrupt:

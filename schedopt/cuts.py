@@ -1,0 +1,122 @@
+r"""Lagrangian cuts: linear lower bounds on the energy that any schedule needs to reach given H and N.
+
+For a schedule with H_j = Σ h_s and N_j (scaled error terms) let V be what the objective adds to the ratios Ψ_j = (8/3)(C_j + N_j)/H_j:
+ξ ΣE in mode weighted, ΣE in min_energy, nothing in min_bound. For any prices ν ≥ 0 of the band, μ ≥ 0 of budgets and limits, ρ_j ≥ 0 of
+N_j and π_j of H_j, and any z_j ≥ 0, |σ_ij| ≤ 1 for the participation term of a horizon (2c d²/H ≥ 2c(2zd − z²H),
+d ≥ Σ_i σ_i δ_i (h_i − λ_i H)), every feasible schedule has
+
+    V ≥ Σ_j π_j H_j − Σ_j ρ_j N_j + K,
+    K = Σ_i (cheapest plan of device i at these prices) − Σ_g ν_g band − Σ_i μ_i budget_i.
+
+No solver's accuracy enters: prices may be anything, and the plans come from :func:`schedopt.formulation.candidates.price`, whose
+``lower`` holds by convexity, whole steps and batches included. T_stale and C2 are dropped, which can only lower a bound (C1 is kept).
+Checked against enumeration in ``tests/test_certify.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from schedopt.bounds.async_schedule import FACTOR
+from schedopt.formulation.candidates import Candidates, Priced, Prices, best_paths, price
+from schedopt.problem import FloatArray, Problem
+from schedopt.sca.master import MasterPoint, horizon_weight
+
+__all__ = ["ROUNDING", "Cut", "lagrangian_cut"]
+
+#: Rounding of the sums that make up a bound, relative to their size: far above what 64-bit floats can lose.
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Cut:
+    """V ≥ h_price·H − error_price·N + level for every feasible schedule; prices of shape (J,)."""
+
+    h_price: FloatArray
+    error_price: FloatArray
+    level: float
+
+
+@dataclass(frozen=True)
+class _Multipliers:
+    """Prices of a cut, valid whatever their values as long as their signs are kept.
+
+    ``energy`` (I,), ``bandwidth`` (G,); ``pull`` = 4ρcz σδ (I, J): what participation adds to the price of h; ``offset`` =
+    2ρc(2z Σ σδλ + z²) (J,): what it adds to the worth of H; ``constant``: what budgets, limits and the band take off.
+    """
+
+    energy: FloatArray
+    bandwidth: FloatArray
+    pull: FloatArray
+    offset: FloatArray
+    constant: float
+
+
+def _most_energy(problem: Problem) -> FloatArray:
+    """More energy than each device can spend over the horizon, shape (I,), in J."""
+    a = problem.arrays
+    power = 0.5 * a.capacitance * a.freq_max_hz**3 + a.max_power_w + a.receive_power_w
+    return power * a.slots * a.slot_s
+
+
+def _energy_prices(problem: Problem, point: MasterPoint) -> tuple[FloatArray, float]:
+    """Prices of energy per device that are safe to price with, shape (I,), and what budgets and limits take off."""
+    a, mode = problem.arrays, problem.objective.mode
+    energy, limit = point.prices.energy, problem.objective.total_energy_j
+    off = 0.0
+    if mode == "min_bound":
+        base = max(float(energy.min()), 0.0) if limit is not None else 0.0
+        off -= base * (limit or 0.0)
+    else:
+        base = problem.objective.energy_weight if mode == "weighted" else 1.0
+    limited = np.isfinite(a.energy_budget_j)
+    energy = np.where(limited, np.maximum(energy, base), base)
+    off -= float(np.sum((energy - base)[limited] * a.energy_budget_j[limited]))
+    # a price of zero has no closed forms: a tiny one is used instead, and taken off again at the most energy that can be spent
+    most = _most_energy(problem)
+    floor = 1e-8 * max(abs(point.value), 1e-300) / float(most.sum())
+    off -= float(np.sum(np.where(energy < floor, floor, 0.0) * most))
+    return np.maximum(energy, floor), off
+
+
+def _multipliers(problem: Problem, point: MasterPoint, error_price: FloatArray) -> _Multipliers:
+    """Multipliers from a master's duals; ``error_price``: its price of N, shape (J,), which scales the participation part."""
+    a, factor = problem.arrays, horizon_weight(problem)
+    energy, off = _energy_prices(problem, point)
+    bandwidth = np.maximum(point.prices.bandwidth, 0.0)
+    off -= float(bandwidth.sum() * a.bandwidth_hz)
+    pull, offset = np.zeros(a.has_data.shape), np.zeros(a.num_tasks)
+    if factor > 0.0:
+        h = np.maximum(point.h, 1e-300)
+        z = (np.abs(point.h_device - a.aggregation_weight * h) * a.dissimilarity).sum(axis=0) / h
+        reach = 2.0 * error_price * factor * z * a.dissimilarity
+        pull = np.clip(point.task_value - point.prices.value, -reach, reach)
+        offset = (pull * a.aggregation_weight).sum(axis=0) + error_price * factor * z**2
+    return _Multipliers(energy, bandwidth, pull, offset, off)
+
+
+def _round_down(parts: list[float]) -> float:
+    bound = sum(parts) - _ROUNDING * sum(abs(part) for part in parts)
+    return bound if np.isfinite(bound) else -np.inf
+
+
+def lagrangian_cut(problem: Problem, candidates: Candidates, point: MasterPoint) -> tuple[Cut, Priced]:
+    """Cut at a master's prices, and the pricing that it took (whose columns can improve the master)."""
+    a = problem.arrays
+    if problem.objective.mode == "min_energy":
+        # C + N ≤ (3/8) ε H: the prices of N and of H of a task are tied to each other
+        active = np.isfinite(a.target)
+        error_price = np.where(active, np.maximum(point.prices.noise, 0.0), 0.0)
+        h_price = error_price * np.where(active, a.target, 0.0) / FACTOR
+    else:
+        active = a.weight > 0
+        error_price = np.where(active, np.maximum(point.prices.noise, 0.0), 0.0)
+        h_price = np.where(active, point.task_value, 0.0)
+    m = _multipliers(problem, point, error_price)
+    value = h_price - m.pull + m.offset
+    priced = price(candidates, Prices(m.energy, m.bandwidth, value, error_price), for_bound=True)
+    plans = best_paths(candidates, priced.lower).value
+    size = abs(m.constant) + float(np.abs(plans).sum())
+    return Cut(h_price, error_price, m.constant + float(plans.sum()) - ROUNDING * size), priced
