@@ -169,7 +169,8 @@ def _condition_c2(problem: Problem, j: int, passing: np.ndarray, possible: Reach
         f"condition C2 allows not even one step of one device: smoothness * learning_rate * server_rate * weight = {value[i]:.4g} "
         f"({_name(problem, i)}); must be at most {C2_LIMIT:g}"
     )
-    return (value <= C2_LIMIT * (1 + TOLERANCE)) | (not problem.objective.enforce_conditions), reason
+    limit = C2_LIMIT if problem.objective.enforce_conditions else np.inf
+    return value <= limit * (1 + TOLERANCE), reason
 
 
 def _upload_time(problem: Problem, j: int, passing: np.ndarray, possible: Reach) -> tuple[np.ndarray, str]:

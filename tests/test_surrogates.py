@@ -115,13 +115,14 @@ def test_majorant_is_convex(seed: int) -> None:
 def test_the_ratio_itself_is_not_convex() -> None:
     """Otherwise no majorant were needed: the midpoint test can tell."""
     arrays = random_arrays(np.random.default_rng(0))
-    assert np.all(arrays.weight > 0)
+    used = arrays.weight > 0
+    assert used.any()
 
     def ratios(h: np.ndarray, error: np.ndarray) -> np.ndarray:
         return ratio(arrays, h, error) - ratio(arrays, h, 0.0 * error)
 
     one = np.ones(3)
-    assert np.all(midpoint_excess(ratios, (one, one), (3 * one, 5 * one)) > 1e-2)
+    assert np.all(midpoint_excess(ratios, (one, one), (3 * one, 5 * one))[used] > 1e-2)
 
 
 # --- partial linearisation -------------------------------------------------------------------------------------------------------------
@@ -203,7 +204,7 @@ def perspective_of_compute(x: np.ndarray, work: np.ndarray, time_s: np.ndarray) 
 CONVEX: dict[str, tuple[Callable[..., np.ndarray], int]] = {
     "compute energy in work and time": (compute_energy, 2),
     "upload energy in time and bandwidth": (upload_energy, 2),
-    "upload energy in the root of time times bandwidth": (upload_energy_of_root, 1),
+    "upload energy in the root of time times bandwidth": (lambda s: upload_energy_of_root(0.1 + s), 1),
     "gradient noise e^2/y": (lambda e, y: e**2 / y, 2),
     "local noise e^3/y": (lambda e, y: e**3 / y, 2),
     "local drift e^3": (lambda e: e**3, 1),

@@ -11,10 +11,12 @@ vectorised over candidates, steps and devices. Tested in ``tests/test_candidates
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+from scipy.optimize.elementwise import find_root
 
 from schedopt.bounds.async_schedule import (
     C1_LIMIT,
@@ -23,7 +25,7 @@ from schedopt.bounds.async_schedule import (
     prox_step_square_sum,
     prox_step_sum,
 )
-from schedopt.formulation.resources import MARGIN, monotone_root
+from schedopt.formulation.resources import MARGIN
 from schedopt.formulation.uplink import LN2, Uploads, energy_shape, uploads_of
 from schedopt.problem import TERMS, FloatArray, IntArray, Problem, ProblemArrays
 
@@ -44,7 +46,8 @@ __all__ = [
 #: Up to this many numbers of steps are all tried; beyond, a geometric grid of about this size.
 MAX_STEP_GRID = 48
 _CHUNK = 1 << 17
-_TIME_TOLERANCE = 1e-7
+#: Relative width of the brackets of upload times: costs are stationary there, so the bounds from both ends differ by its square.
+_TIME_TOLERANCE = 2e-4
 
 
 @dataclass(frozen=True)
@@ -343,14 +346,34 @@ def _solve_cells(cells: _Cells) -> tuple[FloatArray, FloatArray, FloatArray]:
     inside = np.flatnonzero(slope > 0)
     if len(inside):
         sub = cells.take(inside)
-        tolerance = _TIME_TOLERANCE * float(sub.high_s.max())
-        low, high = monotone_root(lambda t: evaluate(sub, t)[1], sub.low_s, sub.high_s, tolerance, steps=40)
+        cost_low, slope_low = evaluate(sub, sub.low_s)
+        low, high = _bracket_roots(sub, slope_low, lambda part, t: evaluate(part, t)[1])
         (cost_low, slope_low), (cost_high, slope_high) = evaluate(sub, low), evaluate(sub, high)
         width = high - low
         lower[inside] = np.maximum(cost_low + np.minimum(slope_low, 0.0) * width, cost_high - np.maximum(slope_high, 0.0) * width)
         pick_low = cost_low < cost_high
         times[inside], cost[inside] = np.where(pick_low, low, high), np.minimum(cost_low, cost_high)
     return times, cost, np.minimum(lower, cost)
+
+
+def _bracket_roots(
+    cells: _Cells, slope_low: FloatArray, slope: Callable[[_Cells, FloatArray], FloatArray]
+) -> tuple[FloatArray, FloatArray]:
+    """Narrow brackets of the upload times where the increasing ``slope`` changes sign (the lowest time where it is positive there)."""
+    low, high = cells.low_s.copy(), cells.high_s.copy()
+    crossing = np.flatnonzero(slope_low < 0)
+    high[slope_low >= 0] = low[slope_low >= 0]
+    if len(crossing):
+        tolerance = _TIME_TOLERANCE * float(cells.high_s.max())
+        found = find_root(
+            lambda t, k: slope(cells.take(k), t),
+            (low[crossing], high[crossing]),
+            args=(crossing,),
+            tolerances={"xatol": tolerance, "xrtol": 0.0, "fatol": 0.0, "frtol": 0.0},
+            maxiter=40,
+        )
+        low[crossing], high[crossing] = np.minimum(*found.bracket), np.maximum(*found.bracket)
+    return low, high
 
 
 def _promising(cells: _Cells, count: int) -> np.ndarray:

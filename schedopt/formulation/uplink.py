@@ -12,6 +12,7 @@ called on millions of values. Tested in ``tests/test_uplink.py`` against Lambert
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,33 +55,55 @@ def _energy_excess(u: FloatArray) -> FloatArray:
     return np.where(u < _SMALL, series, np.expm1(u) / np.maximum(u, _SMALL) - 1.0)
 
 
-_U_TABLE = np.geomspace(_U_MIN, _U_MAX, 6000)
-_LOG_U = np.log(_U_TABLE)
-_LOG_X = np.log(price_shape(_U_TABLE))
-_LOG_M = np.log(_energy_excess(_U_TABLE))
+_NODES = 1 << 16
+
+
+@dataclass(frozen=True)
+class _Inverse:
+    """Table of log u over evenly spaced log values, so that a look-up is arithmetic instead of a search."""
+
+    first: float
+    step: float
+    log_u: FloatArray
+
+    @classmethod
+    def of(cls, function: Callable[[FloatArray], FloatArray]) -> _Inverse:
+        u = np.geomspace(_U_MIN, _U_MAX, _NODES)
+        values = np.log(function(u))
+        grid = np.linspace(values[0], values[-1], _NODES)
+        return cls(float(grid[0]), float(grid[1] - grid[0]), np.interp(grid, values, np.log(u)))
+
+    def __call__(self, log_value: FloatArray) -> FloatArray:
+        """Approximate u (about six digits) at the logarithm of a function value."""
+        position = np.minimum(np.maximum((log_value - self.first) / self.step, 0.0), _NODES - 1.001)
+        index = position.astype(np.int64)
+        left = self.log_u[index]
+        return np.exp(left + (position - index) * (self.log_u[index + 1] - left))
+
+
+_INVERSE_X = _Inverse.of(price_shape)
+_INVERSE_M = _Inverse.of(_energy_excess)
 
 
 def inverse_price_shape(x: FloatArray) -> FloatArray:
-    """u ≥ 0 with x(u) = x; 0 for x ≤ 0, capped at 600 (x = +inf)."""
+    """u ≥ 0 with x(u) = x (one Newton step on the table); 0 for x ≤ 0, capped at 600 (x = +inf)."""
     x = np.asarray(x, float)
     log_x = np.log(np.minimum(np.maximum(x, 1e-300), 1e280))
-    u = np.exp(np.interp(log_x, _LOG_X, _LOG_U))
-    for _ in range(2):
-        value = price_shape(u)
-        step = (log_x - np.log(value)) * value / (u * np.exp(u))
-        u = np.minimum(np.maximum(u + step, _U_MIN), _U_MAX)
+    u = _INVERSE_X(log_x)
+    value = price_shape(u)
+    step = (log_x - np.log(value)) * value / (u * np.exp(u))
+    u = np.minimum(np.maximum(u + step, _U_MIN), _U_MAX)
     return np.where(x > 0, u, 0.0)
 
 
 def inverse_energy_shape(m: FloatArray) -> FloatArray:
-    """u ≥ 0 with m(u) = m; 0 for m ≤ 1, capped at 600."""
+    """u ≥ 0 with m(u) = m (one Newton step on the table); 0 for m ≤ 1, capped at 600."""
     excess = np.asarray(m, float) - 1.0
-    log_excess = np.log(np.clip(excess, 1e-300, 1e280))
-    u = np.exp(np.interp(log_excess, _LOG_M, _LOG_U))
-    for _ in range(2):
-        value = _energy_excess(u)
-        slope = price_shape(u) / (u * u)
-        u = np.clip(u + (log_excess - np.log(value)) * value / slope, _U_MIN, _U_MAX)
+    log_excess = np.log(np.minimum(np.maximum(excess, 1e-300), 1e280))
+    u = _INVERSE_M(log_excess)
+    value = _energy_excess(u)
+    step = (log_excess - np.log(value)) * value * u * u / price_shape(u)
+    u = np.minimum(np.maximum(u + step, _U_MIN), _U_MAX)
     return np.where(excess > 0, u, 0.0)
 
 

@@ -29,10 +29,9 @@ class ColumnPool:
         return len(self.columns)
 
     def add(self, columns: Columns) -> int:
-        """Add what is new (to about six digits); returns how many were."""
-        keys = [self._key(columns, k) for k in range(len(columns))]
+        """Add what is new (to about five digits); returns how many were."""
         fresh = []
-        for k, key in enumerate(keys):
+        for k, key in enumerate(_keys(columns)):
             if key not in self._keys:
                 self._keys.add(key)
                 fresh.append(k)
@@ -40,18 +39,14 @@ class ColumnPool:
         self.idle = np.concatenate([self.idle, np.zeros(len(fresh), dtype=int)])
         return len(fresh)
 
-    @staticmethod
-    def _key(columns: Columns, k: int) -> tuple[float, ...]:
-        values = (columns.work[k], columns.upload_s[k], columns.bandwidth_hz[k])
-        return (int(columns.candidate[k]), float(columns.steps[k]), *(float(f"{value:.5g}") for value in values))
-
     def forget(self, weights: FloatArray) -> None:
         """Count idle masters of each column (x ≈ 0) and drop those idle for long."""
         self.idle = np.where(weights > 1e-7, 0, self.idle + 1)
-        keep = self.idle <= _MAX_AGE
-        self.columns, self.idle = self.columns.take(keep), self.idle[keep]
-        self._keys = {self._key(self.columns, k) for k in range(len(self.columns))}
+        self._keep(self.idle <= _MAX_AGE)
 
+    def _keep(self, keep: np.ndarray) -> None:
+        self.columns, self.idle = self.columns.take(keep), self.idle[keep]
+        self._keys = set(_keys(self.columns))
 
     def copy(self) -> ColumnPool:
         """A pool of the same columns."""
@@ -59,8 +54,15 @@ class ColumnPool:
 
     def restrict(self, allowed: np.ndarray) -> None:
         """Keep only columns of ``allowed`` candidates (mask of shape (n,))."""
-        keep = allowed[self.columns.candidate]
-        self.columns, self.idle = self.columns.take(keep), self.idle[keep]
+        self._keep(allowed[self.columns.candidate])
+
+
+def _keys(columns: Columns) -> list[bytes]:
+    """What makes each column different, to about five digits."""
+    values = np.stack([columns.work, columns.upload_s, columns.bandwidth_hz], axis=1)
+    digits = np.round(np.log(np.maximum(values, 1e-300)) * 1e5).astype(np.int64)
+    rows = np.concatenate([columns.candidate[:, None], columns.steps[:, None].astype(np.int64), digits], axis=1)
+    return [row.tobytes() for row in np.ascontiguousarray(rows)]
 
 
 def promising_columns(candidates: Candidates, columns: Columns, paths: Paths) -> Columns:

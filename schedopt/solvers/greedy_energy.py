@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ __all__ = ["GreedyEnergy"]
 
 #: (points of steps, of batches, of lengths): the first whose offers number less than the limit is taken.
 GRIDS = ((7, 6, 6), (6, 5, 5), (5, 4, 4), (4, 3, 3), (3, 2, 3), (2, 2, 2))
-MAX_OFFERS = 400_000
+MAX_OFFERS = 60_000
 #: Uploads that a slot can hold, as fractions of the devices.
 CHANNELS = (1.0, 0.5, 0.25, 0.125)
 #: Rules of gain, as exponents: gain / (energy^a · slots^b).
@@ -93,7 +94,8 @@ class _Offers:
     noise: FloatArray
     error: FloatArray
 
-    def take(self, keep: np.ndarray) -> _Offers:
+    def take(self, keep: Any) -> _Offers:
+        """The offers at ``keep``."""
         return _Offers(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
 
     def __len__(self) -> int:
@@ -137,7 +139,7 @@ class _Table:
         scale = dict(zip(TERMS, a.term_scale, strict=True))
         eta, theta, steps = a.learning_rate[j], a.server_weight[i, j], self.steps.astype(float)
         shrink, kappa = eta * a.prox[j], (self.end - self.start - 1).astype(float)
-        sigma2 = minibatch_variance(a.gradient_variance[i, j], self.batch, a.samples[i, j])
+        sigma2 = minibatch_variance(a.gradient_variance[i, j], self.batch.astype(float), a.samples[i, j].astype(float))
         delta2 = a.dissimilarity[i, j] ** 2
         self.h = eta * theta * prox_step_sum(steps, shrink)
         self.noise = (eta * theta) ** 2 * prox_step_square_sum(steps, shrink) * sigma2
@@ -187,7 +189,19 @@ class _Table:
         energy, used = self.known[plan.channels]
         order = np.flatnonzero(np.isfinite(energy) & (self.steps <= plan.most_steps))  # the table is ordered by device
         bounds = np.searchsorted(self.device[order], np.arange(self.context.arrays.num_devices + 1))
-        columns = (self.task, self.start, self.end, self.steps, self.batch, self.option, used, energy, self.h, self.noise, self.error)
+        columns: tuple[Any, ...] = (
+            self.task,
+            self.start,
+            self.end,
+            self.steps,
+            self.batch,
+            self.option,
+            used,
+            energy,
+            self.h,
+            self.noise,
+            self.error,
+        )
         everything = _Offers(*(column[order] for column in columns))
         return [everything.take(slice(low, high)) for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
 
