@@ -163,14 +163,14 @@ def _small_data(problem: Problem, j: int, passing: np.ndarray, possible: Reach) 
 
 def _condition_c2(problem: Problem, j: int, passing: np.ndarray, possible: Reach) -> tuple[np.ndarray, str]:
     a = problem.arrays
-    value = a.smoothness[j] * a.learning_rate[j] * a.server_weight[:, j]
+    value: FloatArray = a.smoothness[j] * a.learning_rate[j] * a.server_weight[:, j]
     i = _best(passing, value)
     reason = (
         f"condition C2 allows not even one step of one device: smoothness * learning_rate * server_rate * weight = {value[i]:.4g} "
         f"({_name(problem, i)}); must be at most {C2_LIMIT:g}"
     )
     limit = C2_LIMIT if problem.objective.enforce_conditions else np.inf
-    return value <= limit * (1 + TOLERANCE), reason
+    return np.asarray(value <= limit * (1 + TOLERANCE)), reason
 
 
 def _upload_time(problem: Problem, j: int, passing: np.ndarray, possible: Reach) -> tuple[np.ndarray, str]:
@@ -194,7 +194,7 @@ def _total_time(problem: Problem, j: int, passing: np.ndarray, possible: Reach) 
         f"receiving, one step of {a.min_batch[j]} samples at full speed and the quickest upload take {fastest:.4g} s, longer than the "
         f"longest allowed assignment of {longest:.4g} s (max_staleness = {a.max_staleness[j]}, {_name(problem, i)})"
     )
-    return possible.possible[:, j].any(axis=1), reason
+    return np.asarray(possible.possible[:, j].any(axis=1)), reason
 
 
 def _energy_budget(problem: Problem, j: int, passing: np.ndarray, possible: Reach) -> tuple[np.ndarray, str]:

@@ -46,6 +46,8 @@ __all__ = [
 #: Up to this many numbers of steps are all tried; beyond, a geometric grid of about this size.
 MAX_STEP_GRID = 48
 _CHUNK = 1 << 17
+#: Pairs of a candidate and its steps whose constants are kept between pricings.
+_REMEMBERED = 1 << 22
 #: Relative width of the brackets of upload times: costs are stationary there, so the bounds from both ends differ by its square.
 _TIME_TOLERANCE = 2e-4
 
@@ -114,6 +116,23 @@ class Candidates:
         if np.any(index >= len(self)) or np.any(self._codes[index] != codes):
             raise KeyError("not a candidate assignment")
         return index
+
+    def chunk(self, begin: int, stop: int, for_bound: bool) -> tuple[Candidates, _Blocks]:
+        """Candidates begin..stop and their (candidate, steps) pairs, remembered while they fit in memory."""
+        blocks = for_bound and bool(np.any(self.block != self.steps))
+        key = (begin, stop, blocks)
+        if key in self._chunks:
+            return self._chunks[key]
+        chosen = self.take(slice(begin, stop))
+        last = self.steps[chosen.task]
+        made = (chosen, _blocks(chosen, self.block[chosen.task] if blocks else last, last))
+        if len(self) * self.steps.shape[1] <= _REMEMBERED:
+            self._chunks[key] = made
+        return made
+
+    @cached_property
+    def _chunks(self) -> dict[tuple[int, int, bool], tuple[Candidates, _Blocks]]:
+        return {}
 
     def take(self, index: object) -> Candidates:
         """The candidates at ``index``."""
@@ -265,59 +284,107 @@ def _best_work(cells: _Cells, time_s: FloatArray) -> tuple[FloatArray, FloatArra
     return y, cost, slope
 
 
-def _cells(candidates: Candidates, prices: Prices, first: IntArray, last: IntArray) -> _Cells:
-    """Every allowed pair of a candidate and a block of steps ``first``..``last`` (both (n, m), 0 = none) with its constants.
+@dataclass(frozen=True)
+class _Blocks:
+    """What does not depend on prices of (candidate, block of steps) pairs, flat arrays.
 
-    The constants bound the cost of all steps of a block from below; they are exact where first = last.
+    ``steps``: last of the block; ``h_low``, ``h_high``: h at its ends; ``linear``: scaled error terms without σ at its first steps;
+    ``local``, ``noise``: coefficients of σ²-terms times e at its first steps (they multiply 1/y); ``local_full``, ``noise_full``: the
+    same at its last steps over D (a full batch has no noise). Bounds of y and T_ul.
     """
-    a, j, i = candidates.arrays, candidates.task, candidates.device
+
+    candidate: IntArray
+    steps: FloatArray
+    h_low: FloatArray
+    h_high: FloatArray
+    linear: FloatArray
+    local: FloatArray
+    noise: FloatArray
+    local_full: FloatArray
+    noise_full: FloatArray
+    work_low: FloatArray
+    work_high: FloatArray
+    low_s: FloatArray
+    high_s: FloatArray
+
+    def take(self, index: object) -> _Blocks:
+        return _Blocks(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+
+def _blocks(candidates: Candidates, first: IntArray, last: IntArray) -> _Blocks:
+    """Every allowed pair of a candidate and a block of steps ``first``..``last`` (both (n, m), 0 = none).
+
+    Coefficients bound those of all steps of a block from below; they are exact where first = last.
+    """
+    a = candidates.arrays
     row, column = np.nonzero(last > 0)
-    i, j = i[row], j[row]
+    i, j = candidates.device[row], candidates.task[row]
     e_low, e_high = first[row, column].astype(float), last[row, column].astype(float)
     eta, theta, beta = a.learning_rate[j], a.server_weight[i, j], a.smoothness[j]
-    shrink = eta * a.prox[j]
-    h_low, h_high = eta * theta * prox_step_sum(e_low, shrink), eta * theta * prox_step_sum(e_high, shrink)
-    value = _value_of_h(candidates, prices)[row]
-    noise_price = prices.noise[j]
+    shrink, weight = eta * a.prox[j], eta * theta
+    h_low, h_high = weight * prox_step_sum(e_low, shrink), weight * prox_step_sum(e_high, shrink)
     local = candidates.scale["local"] * 2.0 * (beta * eta) ** 2
-    delta2, variance = a.dissimilarity[i, j] ** 2, a.gradient_variance[i, j]
-    per_noise = noise_price * candidates.scale["noise"] * beta
-    if prices.instant_noise is not None:
-        per_noise = per_noise + prices.instant_noise[j, candidates.end[row]]
-
-    def k_of(e: FloatArray, h: FloatArray) -> FloatArray:
-        spread = noise_price * local * LOCAL_NOISE_FACTOR * e * h + per_noise * (eta * theta) ** 2 * prox_step_square_sum(e, shrink)
-        return spread * variance
-
-    samples = a.samples[i, j].astype(float)
-    fixed = -np.where(value > 0, value * h_high, value * h_low)
-    fixed = fixed + noise_price * h_low * (candidates.linear_error[row] + local * LOCAL_DRIFT_FACTOR * e_low**2 * delta2)
-    fixed = fixed - k_of(e_high, h_high) / samples
-    fixed = fixed + prices.energy[i] * a.receive_power_w[i] * a.model_bits[j] / a.downlink_bps[i]
-    cycles, available = a.cycles_per_sample[i, j], candidates.available_s[row]
+    variance, samples = a.gradient_variance[i, j], a.samples[i, j].astype(float)
+    per_local = local * LOCAL_NOISE_FACTOR * variance
+    per_noise = weight**2 * variance
+    drift = local * LOCAL_DRIFT_FACTOR * e_low**2 * a.dissimilarity[i, j] ** 2
     work_low = e_low * a.min_batch[j]
-    uploads = candidates.uploads.take(row)
-    low_s = uploads.shortest_s * (1.0 + MARGIN)
-    high_s = np.minimum(a.slot_s * (1.0 - MARGIN), available - cycles * work_low / a.freq_max_hz[i] * (1.0 + MARGIN))
-    cells = _Cells(
+    fastest = a.cycles_per_sample[i, j] * work_low / a.freq_max_hz[i]
+    low_s = candidates.uploads.take(row).shortest_s * (1.0 + MARGIN)
+    high_s = np.minimum(a.slot_s * (1.0 - MARGIN), candidates.available_s[row] - fastest * (1.0 + MARGIN))
+    blocks = _Blocks(
         candidate=row,
         steps=e_high,
-        fixed=fixed,
-        ke=k_of(e_low, h_low) * e_low,
-        energy_price=prices.energy[i],
-        bandwidth_price=prices.bandwidth[candidates.end[row] - 1],
-        capacitance=a.capacitance[i],
-        cycles=cycles,
-        freq_min=a.freq_min_hz[i],
-        freq_max=a.freq_max_hz[i],
+        h_low=h_low,
+        h_high=h_high,
+        linear=h_low * (candidates.linear_error[row] + drift),
+        local=per_local * e_low**2 * h_low,
+        noise=per_noise * prox_step_square_sum(e_low, shrink) * e_low,
+        local_full=per_local * e_high * h_high / samples,
+        noise_full=per_noise * prox_step_square_sum(e_high, shrink) / samples,
         work_low=work_low,
         work_high=e_high * samples,
-        available_s=available,
         low_s=low_s,
         high_s=high_s,
-        uploads=uploads,
     )
-    return cells.take(low_s <= high_s)
+    return blocks.take(low_s <= high_s)
+
+
+def _cells(candidates: Candidates, blocks: _Blocks, prices: Prices) -> _Cells:
+    """Constants of the pairs at ``prices``, less those that cost more than they are worth even with free work."""
+    a = candidates.arrays
+    per_error = prices.noise[candidates.task]
+    per_noise = per_error * candidates.scale["noise"] * a.smoothness[candidates.task]
+    if prices.instant_noise is not None:
+        per_noise = per_noise + prices.instant_noise[candidates.task, candidates.end]
+    energy = prices.energy[candidates.device]
+    receive = a.receive_power_w[candidates.device] * a.model_bits[candidates.task] / a.downlink_bps[candidates.device]
+    least = energy * (receive + candidates.uploads.base_energy_j)
+    row = blocks.candidate
+    value = _value_of_h(candidates, prices)[row]
+    fixed = per_error[row] * (blocks.linear - blocks.local_full) - per_noise[row] * blocks.noise_full
+    fixed -= np.where(value > 0, value * blocks.h_high, value * blocks.h_low)
+    keep = np.flatnonzero(fixed + least[row] < 0.0)
+    blocks, row, fixed = blocks.take(keep), row[keep], fixed[keep]
+    i, j = candidates.device[row], candidates.task[row]
+    return _Cells(
+        candidate=row,
+        steps=blocks.steps,
+        fixed=fixed + (energy * receive)[row],
+        ke=per_error[row] * blocks.local + per_noise[row] * blocks.noise,
+        energy_price=energy[row],
+        bandwidth_price=prices.bandwidth[candidates.end[row] - 1],
+        capacitance=a.capacitance[i],
+        cycles=a.cycles_per_sample[i, j],
+        freq_min=a.freq_min_hz[i],
+        freq_max=a.freq_max_hz[i],
+        work_low=blocks.work_low,
+        work_high=blocks.work_high,
+        available_s=candidates.available_s[row],
+        low_s=blocks.low_s,
+        high_s=blocks.high_s,
+        uploads=candidates.uploads.take(row),
+    )
 
 
 def _value_of_h(candidates: Candidates, prices: Prices) -> FloatArray:
@@ -399,9 +466,7 @@ def price(candidates: Candidates, prices: Prices, *, for_bound: bool = False) ->
     per_chunk = max(1, _CHUNK // candidates.steps.shape[1])
     for begin in range(0, n, per_chunk):
         part = slice(begin, min(begin + per_chunk, n))
-        chosen = candidates.take(part)
-        last = candidates.steps[chosen.task]
-        cells = _cells(chosen, prices, candidates.block[chosen.task] if for_bound else last, last)
+        cells = _cells(*candidates.chunk(begin, part.stop, for_bound), prices)
         cells = cells.take(_promising(cells, part.stop - begin))
         if not len(cells.candidate):
             continue
@@ -420,7 +485,7 @@ def price(candidates: Candidates, prices: Prices, *, for_bound: bool = False) ->
 def _columns(candidates: Candidates, index: IntArray, steps: FloatArray, times: FloatArray, prices: Prices) -> Columns:
     """Columns at the chosen steps and upload times, with the closed-form work and bandwidth."""
     chosen = steps.astype(np.int64)[:, None]
-    cells = _cells(candidates, prices, chosen, chosen)
+    cells = _cells(candidates, _blocks(candidates, chosen, chosen), prices)
     times = np.clip(times, cells.low_s, cells.high_s)
     work, _, _ = _best_work(cells, cells.available_s - times)
     upload = cells.uploads.best(times, cells.energy_price, cells.bandwidth_price)

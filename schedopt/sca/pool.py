@@ -13,7 +13,7 @@ from schedopt.sca.surrogates import fixed_terms
 __all__ = ["ColumnPool", "first_columns", "first_prices"]
 
 _PER_DEVICE = 12
-_MAX_AGE = 6
+_MAX_AGE = 4
 
 
 class ColumnPool:

@@ -51,7 +51,7 @@ __all__ = ["GreedyEnergy"]
 
 #: (points of steps, of batches, of lengths): the first whose offers number less than the limit is taken.
 GRIDS = ((7, 6, 6), (6, 5, 5), (5, 4, 4), (4, 3, 3), (3, 2, 3), (2, 2, 2))
-MAX_OFFERS = 60_000
+MAX_OFFERS = 400_000
 #: Uploads that a slot can hold, as fractions of the devices.
 CHANNELS = (1.0, 0.5, 0.25, 0.125)
 #: Rules of gain, as exponents: gain / (energy^a · slots^b).
@@ -62,6 +62,8 @@ LAZINESS = 0.9
 ROUNDS = 2
 FINISHED = 3
 _SPLITS = 5
+#: Far below any energy or bound: it keeps ratios finite.
+TINY = 1e-100
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,9 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Offers:
-    """What one device may do, arrays of shape (n,); ``option``: index of the number of steps, ``index``: place in the whole list."""
+    """What one device may do, arrays of shape (n,); ``option``: index of the number of steps; ``channels``: how many it
+    takes; ``error``: its scaled sum of error terms (without T_stale and the horizon's T_part).
+    """
 
     task: IntArray
     start: IntArray
@@ -102,14 +106,17 @@ class _Offers:
         return len(self.task)
 
 
-def _grids(context: Context) -> tuple[IntArray, IntArray, IntArray]:
-    """Steps, batches and lengths to offer: as fine as :data:`MAX_OFFERS` allows."""
-    pairs = int(context.usable.sum()) * context.arrays.slots
+def _grids(context: Context) -> tuple[IntArray, IntArray, IntArray, IntArray]:
+    """Starts, lengths, steps and batches to offer: as fine as :data:`MAX_OFFERS` allows."""
+    slots = context.arrays.slots
+    pairs = int(context.usable.sum()) * slots
     for points in GRIDS:
-        grid = step_grid(context, points[0]), batch_grid(context, points[1]), length_grid(context, points[2])
-        if pairs * len(grid[0]) * len(grid[1]) * len(grid[2]) <= MAX_OFFERS:
+        grid = length_grid(context, points[2]), step_grid(context, points[0]), batch_grid(context, points[1])
+        count = pairs * len(grid[0]) * len(grid[1]) * len(grid[2])
+        if count <= MAX_OFFERS:
             break
-    return grid
+    # even the coarsest grid is too much for a very large problem: then not every slot is a start
+    return np.arange(0, slots, max(1, count // (4 * MAX_OFFERS))), *grid
 
 
 class _Table:
@@ -119,11 +126,10 @@ class _Table:
         a = context.arrays
         self.context = context
         self.known: dict[int, tuple[FloatArray, IntArray]] = {}
-        self.grid, batches, lengths = _grids(context)
+        starts, lengths, self.grid, batches = _grids(context)
         device, task = np.nonzero(context.usable)
         pair, self.start, length, self.option, batch = (
-            x.ravel()
-            for x in np.meshgrid(np.arange(len(device)), np.arange(a.slots), lengths, np.arange(len(self.grid)), batches, indexing="ij")
+            x.ravel() for x in np.meshgrid(np.arange(len(device)), starts, lengths, np.arange(len(self.grid)), batches, indexing="ij")
         )
         self.device, self.task, self.end = device[pair], task[pair], self.start + length
         self.steps, self.batch = self.grid[self.option], np.maximum(batch, a.min_batch[self.task])
@@ -189,19 +195,8 @@ class _Table:
         energy, used = self.known[plan.channels]
         order = np.flatnonzero(np.isfinite(energy) & (self.steps <= plan.most_steps))  # the table is ordered by device
         bounds = np.searchsorted(self.device[order], np.arange(self.context.arrays.num_devices + 1))
-        columns: tuple[Any, ...] = (
-            self.task,
-            self.start,
-            self.end,
-            self.steps,
-            self.batch,
-            self.option,
-            used,
-            energy,
-            self.h,
-            self.noise,
-            self.error,
-        )
+        table = {"channels": used, "energy_j": energy}
+        columns = (table[name] if name in table else getattr(self, name) for name in _Offers.__dataclass_fields__)
         everything = _Offers(*(column[order] for column in columns))
         return [everything.take(slice(low, high)) for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
 
@@ -211,7 +206,7 @@ class _State:
 
     def __init__(self, table: _Table, plan: _Plan) -> None:
         a = table.context.arrays
-        self.context, self.arrays, self.grid = table.context, a, table.grid
+        self.context, self.arrays = table.context, a
         self.problem = table.context.problem
         self.scale = dict(zip(TERMS, a.term_scale, strict=True))
         self.offers = table.offers(plan)
@@ -221,6 +216,7 @@ class _State:
         self.total = np.inf if objective.mode != "min_bound" or objective.total_energy_j is None else objective.total_energy_j
         self.h_device = np.zeros((a.num_devices, a.num_tasks))
         self.fixed = self.scale["opt"] * a.initial_gap + self.scale["loss"] * (a.slots - 1) * a.loss_drift
+        self.step_sum = prox_step_sum(table.grid[None, :].astype(float), (a.learning_rate * a.prox)[:, None])
         self.error = np.zeros(a.num_tasks)
         self.h_instant = np.zeros((a.num_tasks, a.slots + 1))
         self.noise_instant = np.zeros((a.num_tasks, a.slots + 1))
@@ -246,16 +242,16 @@ class _State:
     def _stale_after(self, offers: _Offers) -> FloatArray:
         """Σ_k N_k Σ_{a<k<b} h κ with the offer, shape (n,)."""
         j, kappa = offers.task, offers.end - 1 - offers.start
-        present = (self.noise_instant * self.span).sum(axis=1)[j]
+        present = (self.noise_instant * self.span).sum(axis=1)
         total = np.cumsum(self.noise_instant, axis=1)
         crossed = total[j, offers.end - 1] - total[j, offers.start]
-        return present + offers.noise * self.span[j, offers.end] + offers.h * kappa * crossed
+        return present[j] + offers.noise * self.span[j, offers.end] + offers.h * kappa * crossed
 
     def _imbalance(self, i: int, h_total: FloatArray) -> FloatArray:
         """2 (Σ |h_i − λ_i H| δ_i)² if device ``i`` adds each number of steps to each task, shape (J, options)."""
         a = self.arrays
         own = a.learning_rate * a.server_weight[i]
-        added = own[:, None] * prox_step_sum(self.grid[None, :].astype(float), (a.learning_rate * a.prox)[:, None])
+        added = own[:, None] * self.step_sum
         share = a.aggregation_weight.T[:, None, :] * (h_total[:, None] + added)[:, :, None]
         difference = self.h_device.T[:, None, :] - share
         difference[:, :, i] += added
@@ -292,10 +288,10 @@ class _State:
             return 0.0, -1
         after = self._psi_after(i, offers)
         if self.waiting:
-            gain = np.where(offers.task == self.waiting[-1], 1.0 / after, 0.0)
+            gain = np.where(offers.task == self.waiting[-1], 1.0 / (after + TINY), 0.0)
         else:
             gain = self._gain(offers, after)
-        score = gain / (np.maximum(offers.energy_j, 1e-300) ** rule[0] * (offers.end - offers.start) ** rule[1])
+        score = gain / ((offers.energy_j + TINY) ** rule[0] * (offers.end - offers.start) ** rule[1])
         score = np.where(self._allowed(i, offers), score, 0.0)
         place = int(np.argmax(score))
         return max(float(score[place]), 0.0), place
