@@ -8,6 +8,7 @@ there gives prices for the next cut, and a pricing of all candidates proves it. 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -41,6 +42,7 @@ class Certifier:
         #: the best relaxed point seen, by its exact ratios: where the relaxation should look next
         self.best_point: MasterPoint | None = None
         self._like = points[-1]
+        self._known = list(points)
         self._floor = 0.0
         self._search: RatioSearch | None = None
         if problem.objective.mode != "min_energy":
@@ -71,7 +73,7 @@ class Certifier:
             self._floor = max(self._floor, float(cut.error_price @ fixed) * (1.0 - ROUNDING) + cut.level)
         else:
             self._search.add(cut, self.active)
-        if len(point.weights) == len(self.pool):
+        if point.columns is self.pool.columns:
             self.pool.forget(point.weights)
         self.pool.add(promising_columns(self.candidates, priced.columns, best_paths(self.candidates, priced.cost)))
 
@@ -98,14 +100,38 @@ class Certifier:
         return min(self.proven, upper)
 
     def _point_at(self, box: Box, scale: float) -> MasterPoint | None:
-        h, error = self._like.h.copy(), self._like.error.copy()
-        h[self.active], error[self.active] = box.h, box.n
+        """Prices for a cut between the box's point and the relaxation's solution, where cuts are deeper than at the point itself.
+
+        Every third comes from a master there; the others take the slopes of the ratios as prices of H and N, and the rest of the prices
+        from the nearest master: they cost a pricing only.
+        """
+        h, error = self._like.h.copy(), np.maximum(self._like.error, 1e-9)
+        h[self.active] = np.sqrt(h[self.active] * box.h)
+        error[self.active] = np.sqrt(error[self.active] * np.maximum(box.n, 1e-9))
+        if self.cuts % 3:
+            return self._nearest_with_slopes(h, error)
         point = solve_point_master(self.problem, self.candidates, self.pool.columns, h, error, scale=scale, backend=self.backend)
         if point is not None and point.slack < 1e-6:
+            self._known.append(point)
             best = self.best_point
             if best is None or relaxed_objective(self.problem, point) < relaxed_objective(self.problem, best):
                 self.best_point = point
         return point
+
+    def _nearest_with_slopes(self, h: FloatArray, error: FloatArray) -> MasterPoint:
+        a = self.problem.arrays
+        fixed = fixed_terms(a)
+
+        def distance(point: MasterPoint) -> float:
+            off = np.abs(np.log(np.maximum(point.h, 1e-300) / h)) + np.abs(np.log((point.error + fixed) / (error + fixed)))
+            return float(off[self.active].sum())
+
+        near = min(self._known, key=distance)
+        w = FACTOR * a.weight
+        noise, value = w / h, w * (fixed + error) / h**2
+        ratio = np.divide(noise, near.prices.noise, out=np.zeros_like(noise), where=near.prices.noise > 0)
+        prices = replace(near.prices, noise=noise, value=value - (near.task_value - near.prices.value) * ratio)
+        return replace(near, task_value=value, prices=prices)
 
 
 def least_error(problem: Problem, candidates: Candidates) -> FloatArray:

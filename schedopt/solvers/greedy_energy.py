@@ -195,7 +195,7 @@ class _Table:
         energy, used = self.known[plan.channels]
         order = np.flatnonzero(np.isfinite(energy) & (self.steps <= plan.most_steps))  # the table is ordered by device
         bounds = np.searchsorted(self.device[order], np.arange(self.context.arrays.num_devices + 1))
-        table = {"channels": used, "energy_j": energy}
+        table: dict[str, Any] = {"channels": used, "energy_j": energy}
         columns = (table[name] if name in table else getattr(self, name) for name in _Offers.__dataclass_fields__)
         everything = _Offers(*(column[order] for column in columns))
         return [everything.take(slice(low, high)) for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
