@@ -60,7 +60,7 @@ def test_supported_plans_explain_most_of_what_is_used(name: str) -> None:
         mine = candidates.device == i
         planned = weight[chosen[candidates.device[chosen] == i]].sum()
         used = weight[mine].sum()
-        assert planned >= weight[mine].max() * (1 - 1e-9)
+        assert planned >= weight[mine].max() * (1 - 1e-9) - 1e-5
         assert 0.0 <= decided[i] <= 1 + 1e-9
         if used > 1e-6:
             assert decided[i] == pytest.approx(planned / used, rel=1e-6)

@@ -265,6 +265,10 @@ class _Split:
     time: FloatArray
     band: FloatArray
 
+    def take(self, slot: int) -> _Split:
+        """One of the slots, as arrays of shape (1, n)."""
+        return _Split(self.energy[[slot]], self.time[[slot]], self.band[[slot]])
+
 
 def _split_band(uploads: _Uploads, weight: FloatArray | float = 1.0) -> _Split:
     """Share the band among the n uploads of each of m slots (arrays of shape (m, n)) at the least Σ weight · energy.
@@ -949,11 +953,13 @@ class _JointPlan:
     """Exact solution of one joint plan over batches and resources.
 
     Minimises const + Σ_slots worth · noise + ξ · energy subject to :class:`_Limits`; H, the participation terms and the spans of stale
-    work are fixed by the rows.
+    work are fixed by the rows. ``check`` raises when time is up.
     """
 
-    def __init__(self, terms: _Terms, tables: _Tables, slots: Sequence[_Slot], span: FloatArray, h: FloatArray) -> None:
-        self.terms, self.slots = terms, slots
+    def __init__(
+        self, terms: _Terms, tables: _Tables, slots: Sequence[_Slot], span: FloatArray, h: FloatArray, check: Callable[[], None]
+    ) -> None:
+        self.terms, self.slots, self.check = terms, slots, check
         rows = tables.rows
         a = terms.problem.arrays
         total = h.sum(axis=0)
@@ -1081,7 +1087,11 @@ class _JointPlan:
             if lagrangian.dual() >= ceiling:
                 return best
             lagrangian.refine(gap)
-            best = self._least_within(lagrangian, gap, ceiling) or best
+            found, better = self._least_within(lagrangian, gap, ceiling)
+            best = found or best
+            if better is not None:
+                lagrangian = better
+                continue
             ceiling = cutoff if best is None else min(cutoff, best.objective)
             if ceiling <= lagrangian.dual() + gap or gap >= lagrangian.spread():
                 return best
@@ -1123,17 +1133,23 @@ class _JointPlan:
                 factor **= 0.4
         return best
 
-    def _least_within(self, lagrangian: _Lagrangian, gap: float, ceiling: float) -> _Choice | None:
-        """Best feasible vector of options below ``ceiling`` among those whose Lagrangian is within ``gap`` of the dual value."""
+    def _least_within(self, lagrangian: _Lagrangian, gap: float, ceiling: float) -> tuple[_Choice | None, _Lagrangian | None]:
+        """Best feasible vector of options below ``ceiling`` among those whose Lagrangian is within ``gap`` of the dual value.
+
+        Breaks off with better multipliers if the prices at which some vector meets its budgets provide them.
+        """
         best: _Choice | None = None
         for picks, bound in self._vectors(lagrangian, gap):
             for o in np.argsort(bound, kind="stable"):
                 if bound[o] >= ceiling:
                     break
-                found = self._accept(picks[o], ceiling, lagrangian.multipliers)
+                found, price = self._accept(picks[o], ceiling, lagrangian.multipliers)
                 if found is not None:
                     best, ceiling = found, found.objective
-        return best
+                better = lagrangian if price is None else lagrangian.repriced(price)
+                if better.dual() > lagrangian.dual() + 0.1 * gap:
+                    return best, better
+        return best, None
 
     def _vectors(self, lagrangian: _Lagrangian, gap: float) -> Iterator[tuple[IntArray, FloatArray]]:
         """Blocks of vectors of options (v, slots) with lower bounds on their objectives (v,)."""
@@ -1161,48 +1177,56 @@ class _JointPlan:
             p, o = p[keep], o[keep]
             stack.append((np.column_stack([picks[p], o]), objective[p] + cost[k][o], more[keep], use[keep]))
 
-    def _accept(self, picks: IntArray, ceiling: float, multipliers: FloatArray) -> _Choice | None:
-        """The vector's solution if it is feasible below ``ceiling``; bands are split anew if a budget asks for it."""
+    def _accept(self, picks: IntArray, ceiling: float, multipliers: FloatArray) -> tuple[_Choice | None, FloatArray | None]:
+        """The vector's solution if it is feasible below ``ceiling``, and prices of the devices' energies if budgets ask for some.
+
+        Where the least energy of the slots exceeds a budget, bands are split anew.
+        """
+        self.check()
         for slot, o in zip(self.slots, picks, strict=True):
             slot.refine(np.array([o]))
         objective = self.const + sum(float(self.cost(k)[o]) for k, o in enumerate(picks))
         if not objective < ceiling:
-            return None
+            return None, None
         if self._within(picks):
-            return self._choice(objective, picks, multipliers)
+            return self._choice(objective, picks, multipliers), None
         shared = [k for k, slot in enumerate(self.slots) if len(slot.rows) > 1]
         if not shared or not any(d >= 0 for d in self.limits.device):
-            return None
-        splits = self._split_for_budgets(picks, shared, objective, ceiling)
+            return None, None
+        splits, price = self._split_for_budgets(picks, shared, objective, ceiling)
         if splits is None:
-            return None
+            return None, price
         parts = [slot.parts[:, o] for slot, o in zip(self.slots, picks, strict=True)]
         for k, split in splits.items():
             parts[k] = split.energy[0] + self.slots[k].tables.rows.receive_j[self.slots[k].index[:, 0]]
         more = sum(float(parts[k].sum() - self.slots[k].energy[picks[k]]) for k in shared)
         limit = np.array(self.limits.limit)
-        if np.any(self._used(picks, parts) > limit + 2 * ROUNDING * np.abs(limit)):
-            return None
         value = objective + self.terms.energy_weight * more
-        return self._choice(value, picks, multipliers, splits) if value < ceiling else None
+        if value >= ceiling or np.any(self._used(picks, parts) > limit + 2 * ROUNDING * np.abs(limit)):
+            return None, price
+        return self._choice(value, picks, multipliers, splits), price
 
-    def _split_for_budgets(self, picks: IntArray, shared: list[int], objective: float, ceiling: float) -> dict[int, _Split] | None:
+    def _split_for_budgets(
+        self, picks: IntArray, shared: list[int], objective: float, ceiling: float
+    ) -> tuple[dict[int, _Split] | None, FloatArray]:
         """Bands of shared slots that spend the least energy within the budgets, None if that is infeasible or not below ``ceiling``.
 
-        The prices of the devices' energies are raised in turn, each until its budget is just met; a price raised elsewhere only takes
-        bandwidth away, so they rise to the least prices at which all budgets are met: those of the optimum.
+        The prices of the devices' energies that bring each to its budget are found by Newton's method; those of the devices that keep to
+        it anyway are zero. At any prices weak duality bounds the energy from below. Also returns the prices.
         """
         shares = _Shares(self, picks, shared)
-        price = np.zeros((1, len(shares.budget)))
+        price = np.zeros(len(shares.budget))
         for _ in range(200):
-            splits, energy = shares.at(price)
-            energy = energy[0]
-            if np.all(energy <= shares.budget * (1 + ROUNDING)):
-                return splits
-            extra = float(energy.sum() - shares.least) + float((price[0] * (energy - shares.finite_budget)).sum())
-            worst = int(np.argmax(energy / shares.budget))
-            if not objective + self.terms.energy_weight * extra < ceiling or not shares.raise_price(price, worst):
-                return None
+            self.check()
+            trials = shares.trials(price)
+            splits, energy = shares.at(trials)
+            if shares.is_met(price, energy[0]):
+                return {k: split.take(0) for k, split in splits.items()}, price
+            extra = energy.sum(axis=1) - shares.least + (trials * (energy - shares.finite_budget)).sum(axis=1)
+            strongest = int(np.argmax(extra))
+            if not objective + self.terms.energy_weight * float(extra[strongest]) < ceiling:
+                return None, trials[strongest]
+            price = shares.improved(price, energy)
         raise SolverError("enumeration: splitting the band within the energy budgets did not converge; this is a defect, please report it")
 
 
@@ -1226,6 +1250,15 @@ class _Lagrangian:
         self.weighted = [self._factor(k) for k in range(len(plan.slots))]
         self.energy = [self._energy(k) for k in range(len(plan.slots))]
         self.exact = [np.zeros(len(e), dtype=bool) for e in self.energy]
+
+    def repriced(self, price: FloatArray) -> _Lagrangian:
+        """With other relative prices (I,) of the devices' energies."""
+        multipliers = self.multipliers.copy()
+        devices = np.array(self.plan.limits.device)
+        total = (devices < 0) & (np.array(self.plan.limits.task) < 0)
+        scale = self.plan.terms.energy_weight + multipliers[total].sum()
+        multipliers[devices >= 0] = scale * price[devices[devices >= 0]]
+        return _Lagrangian(self.plan, multipliers)
 
     def _factor(self, k: int) -> FloatArray | None:
         """Relative prices of the rows' energies in slot k, None if they are equal."""
@@ -1293,24 +1326,27 @@ class _Shares:
             energy[:, devices] += splits[k].energy
         return splits, energy
 
-    def raise_price(self, price: FloatArray, device: int) -> bool:
-        """Raise a device's price, in place, until its budget is just met; False if no price does."""
-        budget = self.budget[device]
+    def trials(self, price: FloatArray) -> FloatArray:
+        """Prices to evaluate together: these, each positive one 1e-6 higher (for derivatives), and multiples (to see infeasibility)."""
+        bumps = [np.where(np.arange(len(price)) == i, price * (1 + 1e-6), price) for i in np.flatnonzero(price > 0)]
+        return np.array([price, *bumps, *([price * t for t in (10.0, 1e3, 1e5)] if bumps else [])])
 
-        def spare(value: FloatArray) -> FloatArray:
-            trial = np.tile(price, (len(value), 1))
-            trial[:, device] = value
-            return budget - self.at(trial)[1][:, device]
+    def is_met(self, price: FloatArray, energy: FloatArray) -> bool:
+        """All within budget, and those at a positive price no further below it than rounding."""
+        return bool(np.all(energy <= self.budget * (1 + ROUNDING)) and np.all(energy >= np.where(price > 0, self.budget, 0.0) * (1 - 10 * ROUNDING)))
 
-        low, step = price[0, device], 0.25
-        while spare(np.array([low + step]))[0] < 0:
-            low, step = low + step, 8.0 * step
-            if step > 1e9:
-                return False
-        price[0, device] = _increasing_root(spare, np.array([low]), np.array([low + step]))[0]
-        while spare(price[:, device])[0] < -ROUNDING * budget:
-            price[0, device] *= 1 + 1e-12
-        return True
+    def improved(self, price: FloatArray, energy: FloatArray) -> FloatArray:
+        """The next prices: a start for a device that is newly beyond its budget, else a Newton step in their logarithms."""
+        new = (energy[0] > self.budget * (1 + ROUNDING)) & (price == 0)
+        if np.any(new):
+            return np.where(new, 1.0, price)
+        active = np.flatnonzero(price > 0)
+        derivative = (energy[1 : 1 + len(active)] - energy[0])[:, active].T / np.log1p(1e-6)
+        step = np.linalg.lstsq(derivative, (self.budget - energy[0])[active], rcond=None)[0]
+        result = price.copy()
+        result[active] *= np.exp(np.clip(step, -2.0, 2.0))
+        # a price that dwindles is not needed
+        return np.where(result < 1e-9, 0.0, result)
 
 
 # --- the search ----------------------------------------------------------------------------------------------------------------------
@@ -1531,7 +1567,7 @@ class _Search:
         h = np.stack([plan_set.h_instant[p].sum(axis=1) for plan_set, p in zip(self.plans, members, strict=True)])
         by_slot = (tuple(int(plan[g]) for plan in plans if plan[g] < len(self.rows)) for g in range(self.problem.arrays.slots))
         slots = [self.slot(rows) for rows in by_slot if rows]
-        choice = _JointPlan(self.terms, self.tables, slots, span, h).solve(self.cutoff, self.multipliers)
+        choice = _JointPlan(self.terms, self.tables, slots, span, h, self.incumbent.check_time).solve(self.cutoff, self.multipliers)
         if choice is not None:
             self.accept(choice)
 
