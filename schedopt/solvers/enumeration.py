@@ -32,6 +32,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+from scipy.optimize import linprog
 from scipy.special import lambertw
 
 from schedopt.bounds.async_schedule import (
@@ -246,7 +247,8 @@ class _Uploads:
         q = np.minimum(self.noise_gain * self.nats / (self.max_power * time), 1.0)
         efficiency = -q - lambertw(-q * np.exp(-q), -1).real
         with np.errstate(divide="ignore"):
-            return np.where(feasible, self.nats / (efficiency * time), np.inf)
+            # a hair more, lest rounding makes it too little
+            return np.where(feasible, (1 + 1e-12) * self.nats / (efficiency * time), np.inf)
 
     def scarcity(self, band: FloatArray | float) -> FloatArray:
         """What a hertz less would cost at a bandwidth, in J/Hz (a low estimate where the power limit binds; nan if infeasible)."""
@@ -607,7 +609,9 @@ class _Tables:
         """min over B of price · σ²(B) + (1 + budget_i) · energy + band price · W, shape (R+1, N, M); zero for the dummy row."""
         rows = self.rows
         factor = 1.0 + budget[rows.device]
-        energy = np.stack([self.reweighted(r, factor[r]) for r in range(len(rows))]) if np.any(budget > 0) else self.priced
+        energy = self.priced
+        if np.any(budget > 0):
+            energy = np.stack([self.reweighted(r, factor[r], self.band[rows.end[r] - 1]) for r in range(len(rows))])
         result = np.zeros((len(rows) + 1, NOISE_NODES, self.band.shape[1]))
         every = np.arange(len(rows))
         for node in range(NOISE_NODES):
@@ -615,17 +619,21 @@ class _Tables:
             result[:-1, node] = (noise[:, :, None] + energy).min(axis=1)
         return result
 
-    def reweighted(self, row: int, factor: float) -> FloatArray:
-        """Least factor · energy + price · bandwidth of a row's batches, (n, M): factor · priced(price / factor), interpolated."""
+    def reweighted(self, row: int, factor: float, prices: FloatArray) -> FloatArray:
+        """Least factor · energy + price · bandwidth of a row's batches at ``prices`` (m,), shape (n, m).
+
+        That is factor · priced(price / factor): interpolated, and beyond the last node its value there, so from below.
+        """
         nodes, priced = self.band[self.rows.end[row] - 1], self.priced[row]
-        if factor == 1.0 or nodes[-1] == 0:
-            return factor * priced
-        wanted = nodes / factor
+        if nodes[-1] == 0:
+            return np.repeat(factor * priced[:, :1], len(prices), axis=1)
+        wanted = prices / factor
         left = np.clip(np.searchsorted(nodes, wanted, side="right") - 1, 0, len(nodes) - 2)
-        t = (wanted - nodes[left]) / (nodes[left + 1] - nodes[left])
+        t = np.minimum((wanted - nodes[left]) / (nodes[left + 1] - nodes[left]), 1.0)
         finite = np.isfinite(priced)
         some = np.where(finite, priced, 0.0)
-        return np.where(finite, factor * ((1 - t) * some[:, left] + t * some[:, left + 1]), np.inf)
+        mixed = factor * ((1 - t) * some[:, left] + t * some[:, left + 1])
+        return np.where(finite[:, :1], mixed, np.inf)
 
     def read(self, table: FloatArray, row: IntArray, price: FloatArray) -> FloatArray:
         """``table[row]`` at a price of noise, interpolated; beyond the last node its value there (valid: it only grows)."""
@@ -889,9 +897,11 @@ class _Slot:
 
     def weighted_bound(self, factor: FloatArray) -> FloatArray:
         """Lower bound on Σ factor · energy of the rows (n,) over all splits of the band, (O,)."""
-        tables = [self.tables.reweighted(r, float(w)) for r, w in zip(self.rows, factor, strict=True)]
+        nodes = self.tables.band[self.tables.rows.end[self.rows[0]] - 1]
+        prices = np.append(0.0, np.geomspace(nodes[1] * factor.min(), nodes[-1] * factor.max(), BAND_NODES))
+        tables = [self.tables.reweighted(r, float(w), prices) for r, w in zip(self.rows, factor, strict=True)]
         total = sum(table[pick] for table, pick in zip(tables, self.pick, strict=True))
-        return (total - self.tables.band[self.tables.rows.end[self.rows[0]] - 1] * self.tables.total_band).max(axis=1)
+        return (total - prices * self.tables.total_band).max(axis=1)
 
     def uploads(self, options: IntArray) -> _Uploads:
         """The uploads of options, arrays (len(options), n)."""
@@ -1039,13 +1049,16 @@ class _JointPlan:
 
     def _used(self, picks: IntArray, parts: Sequence[FloatArray]) -> FloatArray:
         """Activity of every limit at given energies of the rows."""
+        return sum((self.used_by(k, int(o), parts[k]) for k, o in enumerate(picks)), np.zeros(len(self.limits.limit)))
+
+    def used_by(self, k: int, option: int, parts: FloatArray) -> FloatArray:
+        """Activity of every limit by an option of slot k at given energies of its rows."""
         used = np.zeros(len(self.limits.limit))
         for m, (task, device) in enumerate(zip(self.limits.task, self.limits.device, strict=True)):
-            for k, o in enumerate(picks):
-                if task >= 0:
-                    used[m] += self.noise[k][task, o]
-                else:
-                    used[m] += sum(e for e, d in zip(parts[k], self.devices[k], strict=True) if device in (-1, d))
+            if task >= 0:
+                used[m] = self.noise[k][task, option]
+            else:
+                used[m] = sum(e for e, d in zip(parts, self.devices[k], strict=True) if device in (-1, d))
         return used
 
     def _choice(self, objective: float, picks: IntArray, multipliers: FloatArray, splits: dict[int, _Split] | None = None) -> _Choice:
@@ -1087,11 +1100,7 @@ class _JointPlan:
             if lagrangian.dual() >= ceiling:
                 return best
             lagrangian.refine(gap)
-            found, better = self._least_within(lagrangian, gap, ceiling)
-            best = found or best
-            if better is not None:
-                lagrangian = better
-                continue
+            best = self._least_within(lagrangian, gap, ceiling) or best
             ceiling = cutoff if best is None else min(cutoff, best.objective)
             if ceiling <= lagrangian.dual() + gap or gap >= lagrangian.spread():
                 return best
@@ -1101,55 +1110,45 @@ class _JointPlan:
         return sum(float((self.worth @ noise).max()) for noise in self.noise)
 
     def _best_lagrangian(self, start: FloatArray, cutoff: float) -> _Lagrangian:
-        """Multipliers near the largest dual value: each in turn by a search on a line, twice over; done once it reaches ``cutoff``."""
-        trials = [_Lagrangian(self, values) for values in (np.zeros(len(start)), start)]
-        best = max(trials, key=lambda trial: trial.dual())
-        for sweep, m in itertools.product(range(2), range(len(start))):
-            best = self._climb(best, m, sweep, cutoff)
-        return best
+        """Multipliers near the largest dual value, by cutting planes; done once the value reaches ``cutoff``.
 
-    def _climb(self, best: _Lagrangian, m: int, sweep: int, cutoff: float) -> _Lagrangian:
-        """Improve multiplier m: the dual value is concave in it, and multipliers are positive scales: steps by factors."""
-
-        def at(value: float) -> _Lagrangian:
-            multipliers = best.multipliers.copy()
-            multipliers[m] = value
-            return _Lagrangian(self, multipliers)
-
-        if best.multipliers[m] == 0.0:
-            # prices that hardly matter decide whether any is wanted
-            unit = abs(best.dual()) / max(abs(self.limits.limit[m]), 1e-300)
-            trials = [at(share * unit) for share in (1e-3, 1e-6, 1e-9)]
-            better = [trial for trial in trials if trial.dual() > best.dual()]
-            if not better:
-                return best
-            best = better[0]
-        factor = 8.0 if sweep == 0 else 1.5
-        while factor > 1.01 and best.dual() < cutoff:
-            trial = max((at(best.multipliers[m] * f) for f in (factor, 1.0 / factor)), key=lambda t: t.dual())
-            if trial.dual() > best.dual():
-                best = trial
-            else:
-                factor **= 0.4
-        return best
-
-    def _least_within(self, lagrangian: _Lagrangian, gap: float, ceiling: float) -> tuple[_Choice | None, _Lagrangian | None]:
-        """Best feasible vector of options below ``ceiling`` among those whose Lagrangian is within ``gap`` of the dual value.
-
-        Breaks off with better multipliers if the prices at which some vector meets its budgets provide them.
+        The dual value is the least of functions that are linear in the multipliers, one per choice of options and bands.
         """
+        limit = np.array(self.limits.limit)
+        multipliers, best, cuts = start, _Lagrangian(self, np.zeros(len(limit))), []
+        # prices far above what the whole objective is worth per unit of a limit
+        largest = 1e4 * abs(cutoff) / np.maximum(np.abs(limit), 1e-300)
+        trial = best
+        for _ in range(40):
+            best = trial if trial.dual() > best.dual() else best
+            if best.dual() >= cutoff:
+                break
+            cuts.append(trial.cut())
+            at_zero, slope = np.array([c[0] for c in cuts]), np.array([c[1] for c in cuts])
+            top = linprog(
+                np.append(np.zeros(len(limit)), -1.0),
+                A_ub=np.column_stack([-slope, np.ones(len(cuts))]),
+                b_ub=at_zero,
+                bounds=[*((0.0, float(u)) for u in largest), (None, None)],
+            )
+            if top.status != 0 or -top.fun - best.dual() <= 1e-4 * abs(best.dual()):
+                break
+            # between the best and the cuts' best point: the latter alone jumps about
+            multipliers = multipliers if len(cuts) == 1 and np.any(start > 0) else 0.4 * best.multipliers + 0.6 * top.x[:-1]
+            trial = _Lagrangian(self, multipliers)
+        return best
+
+    def _least_within(self, lagrangian: _Lagrangian, gap: float, ceiling: float) -> _Choice | None:
+        """Best feasible vector of options below ``ceiling`` among those whose Lagrangian is within ``gap`` of the dual value."""
         best: _Choice | None = None
         for picks, bound in self._vectors(lagrangian, gap):
             for o in np.argsort(bound, kind="stable"):
                 if bound[o] >= ceiling:
                     break
-                found, price = self._accept(picks[o], ceiling, lagrangian.multipliers)
+                found = self._accept(picks[o], ceiling, lagrangian.multipliers)
                 if found is not None:
                     best, ceiling = found, found.objective
-                better = lagrangian if price is None else lagrangian.repriced(price)
-                if better.dual() > lagrangian.dual() + 0.1 * gap:
-                    return best, better
-        return best, None
+        return best
 
     def _vectors(self, lagrangian: _Lagrangian, gap: float) -> Iterator[tuple[IntArray, FloatArray]]:
         """Blocks of vectors of options (v, slots) with lower bounds on their objectives (v,)."""
@@ -1177,25 +1176,22 @@ class _JointPlan:
             p, o = p[keep], o[keep]
             stack.append((np.column_stack([picks[p], o]), objective[p] + cost[k][o], more[keep], use[keep]))
 
-    def _accept(self, picks: IntArray, ceiling: float, multipliers: FloatArray) -> tuple[_Choice | None, FloatArray | None]:
-        """The vector's solution if it is feasible below ``ceiling``, and prices of the devices' energies if budgets ask for some.
-
-        Where the least energy of the slots exceeds a budget, bands are split anew.
-        """
+    def _accept(self, picks: IntArray, ceiling: float, multipliers: FloatArray) -> _Choice | None:
+        """The vector's solution if it is feasible below ``ceiling``; bands are split anew if a budget asks for it."""
         self.check()
         for slot, o in zip(self.slots, picks, strict=True):
             slot.refine(np.array([o]))
         objective = self.const + sum(float(self.cost(k)[o]) for k, o in enumerate(picks))
         if not objective < ceiling:
-            return None, None
+            return None
         if self._within(picks):
-            return self._choice(objective, picks, multipliers), None
+            return self._choice(objective, picks, multipliers)
         shared = [k for k, slot in enumerate(self.slots) if len(slot.rows) > 1]
         if not shared or not any(d >= 0 for d in self.limits.device):
-            return None, None
-        splits, price = self._split_for_budgets(picks, shared, objective, ceiling)
+            return None
+        splits = self._split_for_budgets(picks, shared, objective, ceiling)
         if splits is None:
-            return None, price
+            return None
         parts = [slot.parts[:, o] for slot, o in zip(self.slots, picks, strict=True)]
         for k, split in splits.items():
             parts[k] = split.energy[0] + self.slots[k].tables.rows.receive_j[self.slots[k].index[:, 0]]
@@ -1203,16 +1199,14 @@ class _JointPlan:
         limit = np.array(self.limits.limit)
         value = objective + self.terms.energy_weight * more
         if value >= ceiling or np.any(self._used(picks, parts) > limit + 2 * ROUNDING * np.abs(limit)):
-            return None, price
-        return self._choice(value, picks, multipliers, splits), price
+            return None
+        return self._choice(value, picks, multipliers, splits)
 
-    def _split_for_budgets(
-        self, picks: IntArray, shared: list[int], objective: float, ceiling: float
-    ) -> tuple[dict[int, _Split] | None, FloatArray]:
+    def _split_for_budgets(self, picks: IntArray, shared: list[int], objective: float, ceiling: float) -> dict[int, _Split] | None:
         """Bands of shared slots that spend the least energy within the budgets, None if that is infeasible or not below ``ceiling``.
 
         The prices of the devices' energies that bring each to its budget are found by Newton's method; those of the devices that keep to
-        it anyway are zero. At any prices weak duality bounds the energy from below. Also returns the prices.
+        it anyway are zero. At any prices weak duality bounds the energy from below.
         """
         shares = _Shares(self, picks, shared)
         price = np.zeros(len(shares.budget))
@@ -1221,11 +1215,10 @@ class _JointPlan:
             trials = shares.trials(price)
             splits, energy = shares.at(trials)
             if shares.is_met(price, energy[0]):
-                return {k: split.take(0) for k, split in splits.items()}, price
+                return {k: split.take(0) for k, split in splits.items()}
             extra = energy.sum(axis=1) - shares.least + (trials * (energy - shares.finite_budget)).sum(axis=1)
-            strongest = int(np.argmax(extra))
-            if not objective + self.terms.energy_weight * float(extra[strongest]) < ceiling:
-                return None, trials[strongest]
+            if not objective + self.terms.energy_weight * float(extra.max()) < ceiling:
+                return None
             price = shares.improved(price, energy)
         raise SolverError("enumeration: splitting the band within the energy budgets did not converge; this is a defect, please report it")
 
@@ -1251,14 +1244,23 @@ class _Lagrangian:
         self.energy = [self._energy(k) for k in range(len(plan.slots))]
         self.exact = [np.zeros(len(e), dtype=bool) for e in self.energy]
 
-    def repriced(self, price: FloatArray) -> _Lagrangian:
-        """With other relative prices (I,) of the devices' energies."""
-        multipliers = self.multipliers.copy()
-        devices = np.array(self.plan.limits.device)
-        total = (devices < 0) & (np.array(self.plan.limits.task) < 0)
-        scale = self.plan.terms.energy_weight + multipliers[total].sum()
-        multipliers[devices >= 0] = scale * price[devices[devices >= 0]]
-        return _Lagrangian(self.plan, multipliers)
+    def cut(self) -> tuple[float, FloatArray]:
+        """The Lagrangian of the cheapest options as a function of the multipliers: its value at zero, and its slopes.
+
+        Where relative prices of energy differ, the band is split for them.
+        """
+        plan, limits = self.plan, self.plan.limits
+        value, slope = plan.const, -np.array(limits.limit)
+        for k, slot in enumerate(plan.slots):
+            o = int(np.argmin(self.cost(k)))
+            if self.weighted[k] is None:
+                value, slope = value + float(plan.cost(k)[o]), slope + plan.activity(k)[:, o]
+                continue
+            split = _split_band(slot.uploads(np.array([o])), self.weighted[k])
+            parts = split.energy[0] + slot.tables.rows.receive_j[slot.index[:, 0]]
+            value += float(plan.worth @ plan.noise[k][:, o]) + plan.terms.energy_weight * float(parts.sum())
+            slope = slope + plan.used_by(k, o, parts)
+        return value, slope
 
     def _factor(self, k: int) -> FloatArray | None:
         """Relative prices of the rows' energies in slot k, None if they are equal."""
@@ -1327,8 +1329,8 @@ class _Shares:
         return splits, energy
 
     def trials(self, price: FloatArray) -> FloatArray:
-        """Prices to evaluate together: these, each positive one 1e-6 higher (for derivatives), and multiples (to see infeasibility)."""
-        bumps = [np.where(np.arange(len(price)) == i, price * (1 + 1e-6), price) for i in np.flatnonzero(price > 0)]
+        """Prices to evaluate together: these, each positive one a little higher (for derivatives), multiples (to see infeasibility)."""
+        bumps = [np.where(np.arange(len(price)) == i, price + 1e-6 * (1 + price), price) for i in np.flatnonzero(price > 0)]
         return np.array([price, *bumps, *([price * t for t in (10.0, 1e3, 1e5)] if bumps else [])])
 
     def is_met(self, price: FloatArray, energy: FloatArray) -> bool:
@@ -1336,7 +1338,7 @@ class _Shares:
         return bool(np.all(energy <= self.budget * (1 + ROUNDING)) and np.all(energy >= np.where(price > 0, self.budget, 0.0) * (1 - 10 * ROUNDING)))
 
     def improved(self, price: FloatArray, energy: FloatArray) -> FloatArray:
-        """The next prices: a start for a device that is newly beyond its budget, else a Newton step in their logarithms."""
+        """The next prices: a start for a device that is newly beyond its budget, else a Newton step in log(1 + price)."""
         new = (energy[0] > self.budget * (1 + ROUNDING)) & (price == 0)
         if np.any(new):
             return np.where(new, 1.0, price)
@@ -1344,9 +1346,8 @@ class _Shares:
         derivative = (energy[1 : 1 + len(active)] - energy[0])[:, active].T / np.log1p(1e-6)
         step = np.linalg.lstsq(derivative, (self.budget - energy[0])[active], rcond=None)[0]
         result = price.copy()
-        result[active] *= np.exp(np.clip(step, -2.0, 2.0))
-        # a price that dwindles is not needed
-        return np.where(result < 1e-9, 0.0, result)
+        result[active] = np.maximum(np.expm1(np.log1p(price[active]) + np.clip(step, -2.0, 2.0)), 0.0)
+        return result
 
 
 # --- the search ----------------------------------------------------------------------------------------------------------------------
