@@ -6,19 +6,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
 .PHONY: demo test setup bench lint clean distclean
 
 demo: setup
-	$(BIN)/schedopt solve problems/10dev_3task.json --certify -o out.json
+	$(BIN)/schedopt solve problems/10dev_3task.json --certify --time-limit 60 -o out.json
 
 test: setup
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: setup
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(BENCH_ARGS) -o benchmarks/results/latest.json
 
 lint: setup
 	$(BIN)/ruff check .

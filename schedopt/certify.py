@@ -16,13 +16,13 @@ from schedopt.bounds.async_schedule import FACTOR, LOCAL_DRIFT_FACTOR
 from schedopt.cuts import ROUNDING, Cut, lagrangian_cut
 from schedopt.formulation.candidates import Candidates, best_paths, make_columns
 from schedopt.problem import FloatArray, Problem
-from schedopt.ratio_search import Box, RatioSearch
+from schedopt.ratio_search import RatioSearch, Request
 from schedopt.sca.loop import relaxed_objective
 from schedopt.sca.master import MasterPoint, solve_point_master
 from schedopt.sca.pool import ColumnPool, promising_columns
 from schedopt.sca.surrogates import fixed_terms
 
-__all__ = ["METHOD", "Certifier"]
+__all__ = ["METHOD", "Certifier", "first_order_gap"]
 
 METHOD = "Lagrangian cuts by shortest paths, branching on H and N"
 
@@ -87,28 +87,29 @@ class Certifier:
         cutoff = upper - target_gap * abs(upper)
         limit = self.cuts + max_cuts
         search = self._search
-        while search is not None and search.heap and search.proven < cutoff and self.cuts < limit:
-            box = search.step(cutoff)
+        while search is not None and search.heap and search.proven < cutoff and self.cuts < limit and not search.stalled:
+            request = search.step(cutoff)
             if on_cut is not None:
                 on_cut(self.cuts, min(search.proven, upper))
-            if box is None:
+            if request is None:
                 continue
-            point = self._point_at(box, abs(upper))
+            point = self._point_at(request, abs(upper))
             if point is None:
                 break
             self._add_cut(point)
         return min(self.proven, upper)
 
-    def _point_at(self, box: Box, scale: float) -> MasterPoint | None:
-        """Prices for a cut between the box's point and the relaxation's solution, where cuts are deeper than at the point itself.
+    def _point_at(self, request: Request, scale: float) -> MasterPoint | None:
+        """Prices for a cut between the point asked for and the relaxation's solution, where cuts are deeper, or exactly there.
 
         Every third comes from a master there; the others take the slopes of the ratios as prices of H and N, and the rest of the prices
         from the nearest master: they cost a pricing only.
         """
         h, error = self._like.h.copy(), np.maximum(self._like.error, 1e-9)
-        h[self.active] = np.sqrt(h[self.active] * box.h)
-        error[self.active] = np.sqrt(error[self.active] * np.maximum(box.n, 1e-9))
-        if self.cuts % 3:
+        inner = 0.0 if request.exact else 0.5
+        h[self.active] = h[self.active] ** inner * request.h ** (1 - inner)
+        error[self.active] = error[self.active] ** inner * np.maximum(request.n, 1e-9) ** (1 - inner)
+        if self.cuts % 3 and not request.exact:
             return self._nearest_with_slopes(h, error)
         point = solve_point_master(self.problem, self.candidates, self.pool.columns, h, error, scale=scale, backend=self.backend)
         if point is not None and point.slack < 1e-6:
@@ -119,19 +120,36 @@ class Certifier:
         return point
 
     def _nearest_with_slopes(self, h: FloatArray, error: FloatArray) -> MasterPoint:
-        a = self.problem.arrays
-        fixed = fixed_terms(a)
+        fixed = fixed_terms(self.problem.arrays)
 
         def distance(point: MasterPoint) -> float:
             off = np.abs(np.log(np.maximum(point.h, 1e-300) / h)) + np.abs(np.log((point.error + fixed) / (error + fixed)))
             return float(off[self.active].sum())
 
-        near = min(self._known, key=distance)
-        w = FACTOR * a.weight
-        noise, value = w / h, w * (fixed + error) / h**2
-        ratio = np.divide(noise, near.prices.noise, out=np.zeros_like(noise), where=near.prices.noise > 0)
-        prices = replace(near.prices, noise=noise, value=value - (near.task_value - near.prices.value) * ratio)
-        return replace(near, task_value=value, prices=prices)
+        return _with_slopes(self.problem, min(self._known, key=distance), h, error)
+
+
+def first_order_gap(problem: Problem, candidates: Candidates, point: MasterPoint) -> float:
+    """How much the linearised relaxed problem could still gain at a master's solution, relative to the objective.
+
+    The ratios' slopes at the point price H and N; a cut at these prices bounds the rest of the objective from below. Zero exactly at a
+    stationary point of the relaxed problem (Frank–Wolfe gap); computed from a pricing of all candidates, not from the conic solver.
+    """
+    energy_weight = {"weighted": problem.objective.energy_weight, "min_energy": 1.0, "min_bound": 0.0}[problem.objective.mode]
+    if problem.objective.mode != "min_energy":
+        point = _with_slopes(problem, point, np.maximum(point.h, 1e-300), point.error)
+    cut, _ = lagrangian_cut(problem, candidates, point)
+    gap = energy_weight * point.energy_j - float(cut.h_price @ point.h - cut.error_price @ point.error) - cut.level
+    return max(gap, 0.0) / max(abs(relaxed_objective(problem, point)), 1e-300)
+
+
+def _with_slopes(problem: Problem, near: MasterPoint, h: FloatArray, error: FloatArray) -> MasterPoint:
+    """A master's prices with those of H and N replaced by the ratios' slopes at (h, error)."""
+    w, fixed = FACTOR * problem.arrays.weight, fixed_terms(problem.arrays)
+    noise, value = w / h, w * (fixed + error) / h**2
+    ratio = np.divide(noise, near.prices.noise, out=np.zeros_like(noise), where=near.prices.noise > 0)
+    prices = replace(near.prices, noise=noise, value=value - (near.task_value - near.prices.value) * ratio)
+    return replace(near, task_value=value, prices=prices)
 
 
 def least_error(problem: Problem, candidates: Candidates) -> FloatArray:

@@ -19,12 +19,14 @@ from scipy.optimize import linprog
 from schedopt.cuts import ROUNDING, Cut
 from schedopt.problem import FloatArray
 
-__all__ = ["Box", "RatioSearch"]
+__all__ = ["RatioSearch", "Request"]
 
 _TANGENTS = 6
 _PASSES = 4
 #: Points closer than this (in every H and C + N, relative) need no second cut.
 _SAME_POINT = 0.02
+#: A box whose bound is this close to the model (relative) cannot gain by splitting.
+_TIGHT = 2e-4
 
 
 @dataclass(order=True)
@@ -39,6 +41,15 @@ class Box:
     n_high: FloatArray = field(compare=False)
     h: FloatArray = field(compare=False)
     n: FloatArray = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Where the model needs a cut: near (h, n) (arrays over the active tasks), or ``exact`` there."""
+
+    h: FloatArray
+    n: FloatArray
+    exact: bool
 
 
 class RatioSearch:
@@ -57,6 +68,7 @@ class RatioSearch:
         start = Box(-np.inf, 0, h_low, h_high, least * h_low, n_high, h_high, n_high)
         self.heap = [start]
         self.closed = np.inf
+        self.stalled = False
         self._asked: list[FloatArray] = []
 
     def add(self, cut: Cut, active: np.ndarray) -> None:
@@ -74,31 +86,35 @@ class RatioSearch:
         """Ratios plus the largest cut at a point."""
         return float(np.sum(self.w * (self.fixed + n) / h) + np.max(self.pi @ h - self.rho @ n + self.level))
 
-    def step(self, cutoff: float) -> Box | None:
-        """Work on the box of the least bound: close it, split it, or return it because a cut at its (h, n) is likely to raise it.
+    def step(self, cutoff: float) -> Request | None:
+        """Work on the box of the least bound: close it, split it, or ask for a cut that is likely to raise it.
 
-        A box asks for a cut only where the model is below the cutoff, and not twice at one point.
+        A cut is asked for where the model is below the cutoff: once near a point, and once more at the point itself when splitting has
+        nothing left to gain there. After that the box, and with it the bound, is as good as it gets: ``stalled`` is set.
         """
-        box = heapq.heappop(self.heap)
-        tightened = self._tighten(box, cutoff)
-        if tightened is None:
+        box = self._tighten(heapq.heappop(self.heap), cutoff)
+        if box is None:
             self.closed = min(self.closed, cutoff)
             return None
-        box = self._evaluate(tightened)
+        box = self._evaluate(box)
         if box.bound >= cutoff:
             self.closed = min(self.closed, box.bound)
             return None
-        point = np.concatenate([box.h, box.n + self.fixed])
-        if self.model(box.h, box.n) < cutoff and not self._asked_near(point):
-            self._asked.append(point)
-            heapq.heappush(self.heap, box)
-            return box
+        value = self.model(box.h, box.n)
+        if value < cutoff:
+            tight = value - box.bound < _TIGHT * abs(cutoff)
+            if tight or not self._asked_near(box, _SAME_POINT):
+                heapq.heappush(self.heap, box)
+                self.stalled = tight and self._asked_near(box, _TIGHT)
+                self._asked.append(np.concatenate([box.h, box.n + self.fixed]))
+                return None if self.stalled else Request(box.h, box.n, exact=tight)
         for part in self._split(box):
             heapq.heappush(self.heap, part)
         return None
 
-    def _asked_near(self, point: FloatArray) -> bool:
-        return any(np.max(np.abs(np.log(point / other))) < _SAME_POINT for other in self._asked)
+    def _asked_near(self, box: Box, distance: float) -> bool:
+        point = np.concatenate([box.h, box.n + self.fixed])
+        return any(np.max(np.abs(np.log(point / other))) < distance for other in self._asked)
 
     def _tighten(self, box: Box, cutoff: float) -> Box | None:
         """The part of the box where the objective can be below the cutoff, by interval arithmetic; None if there is none."""

@@ -41,8 +41,8 @@ def _task(rng: np.random.Generator, name: str, slots: int, max_steps: int, min_b
 def _pair(rng: np.random.Generator, samples: tuple[int, int]) -> dict[str, Any]:
     return {
         "samples": int(rng.integers(samples[0], samples[1] + 1)),
-        "cycles_per_sample": _log_uniform(rng, 1.0e7, 3.0e7),
-        "gradient_variance": _log_uniform(rng, 10.0, 60.0),
+        "cycles_per_sample": _log_uniform(rng, 0.8e7, 6.0e7),
+        "gradient_variance": _log_uniform(rng, 50.0, 500.0),
         "dissimilarity": rng.uniform(0.1, 0.5),
         "gradient_drift": rng.uniform(0.0, 0.15),
     }
@@ -71,15 +71,19 @@ def tiny_problem_dict(
     slots: int = 3,
     *,
     max_steps: int = 3,
-    min_batch: int = 4,
+    min_batch: int = 5,
     samples: tuple[int, int] = (20, 30),
     fading: bool = True,
     task: dict[str, Any] | None = None,
     **objective: Any,
 ) -> dict[str, Any]:
-    """A tiny problem in the file format; ``task`` overrides fields of every task, keywords those of the objective."""
+    """A tiny problem in the file format; ``task`` overrides fields of every task, keywords those of the objective.
+
+    In mode min_energy every task has a target, and in mode min_bound there is an energy limit, unless given: about what a schedule that
+    uses half of the device slots reaches and spends.
+    """
     names = [f"task{j}" for j in range(tasks)]
-    return {
+    problem = {
         "schema": "schedopt.problem/1",
         "name": f"tiny_{devices}dev_{tasks}task",
         "horizon": {"slots": slots, "slot_s": 1.0},
@@ -88,6 +92,20 @@ def tiny_problem_dict(
         "devices": [_device(rng, f"dev{i}", names, slots, samples, fading) for i in range(devices)],
         "objective": {"mode": "weighted", "energy_weight": _log_uniform(rng, 5.0, 20.0)} | objective,
     }
+    if problem["objective"]["mode"] == "min_energy":
+        for entry in problem["tasks"]:
+            entry.setdefault("target", _fair_target(entry, problem["devices"], slots))
+    if problem["objective"]["mode"] == "min_bound":
+        problem["objective"].setdefault("total_energy_j", 0.012 * devices * slots)
+    return problem
+
+
+def _fair_target(task: dict[str, Any], devices: list[dict[str, Any]], slots: int) -> float:
+    """Bound of every second slot filled with the most steps, were noise and staleness a fifth of it."""
+    steps = 0.5 * slots * task["max_steps"] * task["learning_rate"] * task.get("server_rate", 1.0)
+    delta2 = float(np.mean([device["tasks"][task["name"]]["dissimilarity"] ** 2 for device in devices]))
+    gap = task["initial_gap"] + (slots - 1) * task["loss_drift"]
+    return 1.25 * (8.0 / 3.0) * (gap / steps + 2.0 * delta2)
 
 
 def tiny_problem(rng: np.random.Generator, devices: int = 2, tasks: int = 1, slots: int = 3, **options: Any) -> Problem:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from schedopt.certify import METHOD, Certifier
+from schedopt.certify import METHOD, Certifier, first_order_gap
 from schedopt.feasibility import unreachable_reason
 from schedopt.formulation.candidates import Candidates, build_candidates
 from schedopt.polish import polish
@@ -62,7 +62,7 @@ class AssignmentSca:
         except KeyboardInterrupt:
             status = SolveStatus.INTERRUPTED
         return held.result(
-            self.name, status, seed=seed, reason=run.reason, backend=settings.backend, lower_bound_method=run.method, kkt_residual=run.step
+            self.name, status, seed=seed, reason=run.reason, backend=settings.backend, lower_bound_method=run.method, kkt_residual=run.residual
         )
 
 
@@ -73,7 +73,8 @@ class _Run:
         self.problem, self.settings, self.held = problem, settings, held
         self.reason = "no schedule was found that meets every constraint"
         self.method: str | None = None
-        self.step: float | None = None
+        #: first-order gap of the relaxed problem where the loop ended
+        self.residual: float | None = None
         self.best: State | None = None
         tasks = problem.arrays.num_tasks
         self.merit = Merit(problem, np.full(tasks, 1e12), 1e12)
@@ -162,7 +163,7 @@ class _Run:
             pool=pool,
             on_iteration=on_iteration,
         )
-        self.step = relaxed.step
+        self.residual = first_order_gap(self.problem, candidates, relaxed.point)
         return relaxed
 
     def _dive(self, candidates: Candidates, relaxed: RelaxedSolution) -> None:

@@ -299,9 +299,12 @@ def _cleared_bands(uploads: _Uploads, weight: FloatArray) -> FloatArray:
     def excess(log_price: FloatArray) -> FloatArray:
         return uploads.band - uploads.at_price(np.exp(log_price)[:, None] / weight)[2].sum(axis=1)
 
-    # at the lowest price somebody would pay for the last hertz of the whole band, everybody asks for the whole band
-    low = np.log((weight * uploads.scarcity(uploads.band)).min(axis=1))
-    high = low + np.log(8.0)
+    # At an equal split, the lowest price that somebody would pay for a hertz more makes all ask for at least that; the highest makes
+    # all ask for less, unless the power limit makes somebody pay any price.
+    scarcity = weight * uploads.scarcity(uploads.band / weight.shape[1])
+    whole = (weight * uploads.scarcity(uploads.band)).min(axis=1)
+    low = np.log(np.where(np.isnan(scarcity).all(axis=1), whole, np.where(np.isnan(scarcity), np.inf, scarcity).min(axis=1)))
+    high = np.maximum(np.log(np.where(np.isnan(scarcity), 0.0, scarcity).max(axis=1, initial=1e-300)), low)
     for _ in range(200):
         short = excess(high) < 0
         if not np.any(short):
@@ -1214,10 +1217,9 @@ class _JointPlan:
             self.check()
             trials = shares.trials(price)
             splits, energy = shares.at(trials)
-            if shares.is_met(price, energy[0]):
+            if shares.excess(trials, energy)[0] <= ROUNDING:
                 return {k: split.take(0) for k, split in splits.items()}
-            extra = energy.sum(axis=1) - shares.least + (trials * (energy - shares.finite_budget)).sum(axis=1)
-            if not objective + self.terms.energy_weight * float(extra.max()) < ceiling:
+            if not objective + self.terms.energy_weight * float(shares.dual(trials, energy).max()) < ceiling:
                 return None
             price = shares.improved(price, energy)
         raise SolverError("enumeration: splitting the band within the energy budgets did not converge; this is a defect, please report it")
@@ -1252,15 +1254,21 @@ class _Lagrangian:
         plan, limits = self.plan, self.plan.limits
         value, slope = plan.const, -np.array(limits.limit)
         for k, slot in enumerate(plan.slots):
-            o = int(np.argmin(self.cost(k)))
-            if self.weighted[k] is None:
-                value, slope = value + float(plan.cost(k)[o]), slope + plan.activity(k)[:, o]
-                continue
-            split = _split_band(slot.uploads(np.array([o])), self.weighted[k])
-            parts = split.energy[0] + slot.tables.rows.receive_j[slot.index[:, 0]]
+            o = self._cheapest(k)
+            parts, factor = slot.parts[:, o], self.weighted[k]
+            if factor is not None:
+                parts = _split_band(slot.uploads(np.array([o])), factor).energy[0] + slot.tables.rows.receive_j[slot.index[:, 0]]
             value += float(plan.worth @ plan.noise[k][:, o]) + plan.terms.energy_weight * float(parts.sum())
             slope = slope + plan.used_by(k, o, parts)
         return value, slope
+
+    def _cheapest(self, k: int) -> int:
+        """Option of least cost of slot k among those that can share the band; made exact as far as the slot's energies go."""
+        while True:
+            o = int(np.argmin(self.cost(k)))
+            if self.plan.slots[k].exact[o]:
+                return o
+            self.plan.slots[k].refine(np.array([o]))
 
     def _factor(self, k: int) -> FloatArray | None:
         """Relative prices of the rows' energies in slot k, None if they are equal."""
@@ -1274,7 +1282,8 @@ class _Lagrangian:
 
     def cost(self, k: int) -> FloatArray:
         """Lagrangian cost of the options of slot k, (O,)."""
-        energy = self.plan.slots[k].energy if self.weighted[k] is None else self.energy[k]
+        least = self.plan.slots[k].energy
+        energy = least if self.weighted[k] is None else np.where(np.isinf(least), np.inf, self.energy[k])
         return self.noise_price @ self.plan.noise[k] + self.energy_price[self.plan.devices[k][0]] * energy
 
     def reduced(self) -> list[FloatArray]:
@@ -1328,26 +1337,38 @@ class _Shares:
             energy[:, devices] += splits[k].energy
         return splits, energy
 
-    def trials(self, price: FloatArray) -> FloatArray:
-        """Prices to evaluate together: these, each positive one a little higher (for derivatives), multiples (to see infeasibility)."""
-        bumps = [np.where(np.arange(len(price)) == i, price + 1e-6 * (1 + price), price) for i in np.flatnonzero(price > 0)]
-        return np.array([price, *bumps, *([price * t for t in (10.0, 1e3, 1e5)] if bumps else [])])
+    def dual(self, price: FloatArray, energy: FloatArray) -> FloatArray:
+        """Lower bounds on what the budgets cost in energy, (q,), from prices and the energies at them, (q, I)."""
+        return energy.sum(axis=1) - self.least + (price * (energy - self.finite_budget)).sum(axis=1)
 
-    def is_met(self, price: FloatArray, energy: FloatArray) -> bool:
-        """All within budget, and those at a positive price no further below it than rounding."""
-        return bool(np.all(energy <= self.budget * (1 + ROUNDING)) and np.all(energy >= np.where(price > 0, self.budget, 0.0) * (1 - 10 * ROUNDING)))
+    def excess(self, price: FloatArray, energy: FloatArray) -> FloatArray:
+        """How far from optimal, (q,): largest relative excess over a budget, or distance from it where there is a price."""
+        relative = energy / self.budget - 1.0
+        return np.where(price > 0, np.abs(relative), relative).max(axis=1)
+
+    @staticmethod
+    def trials(price: FloatArray) -> FloatArray:
+        """Prices to evaluate together: these, and each a little higher, for derivatives."""
+        return np.vstack([price, price + np.diag(1e-6 * (1.0 + price))])
 
     def improved(self, price: FloatArray, energy: FloatArray) -> FloatArray:
-        """The next prices: a start for a device that is newly beyond its budget, else a Newton step in log(1 + price)."""
-        new = (energy[0] > self.budget * (1 + ROUNDING)) & (price == 0)
-        if np.any(new):
-            return np.where(new, 1.0, price)
-        active = np.flatnonzero(price > 0)
-        derivative = (energy[1 : 1 + len(active)] - energy[0])[:, active].T / np.log1p(1e-6)
-        step = np.linalg.lstsq(derivative, (self.budget - energy[0])[active], rcond=None)[0]
-        result = price.copy()
-        result[active] = np.maximum(np.expm1(np.log1p(price[active]) + np.clip(step, -2.0, 2.0)), 0.0)
-        return result
+        """The next prices, from the energies at :meth:`trials`: the best dual value on a Newton step in log(1 + price) and beyond it.
+
+        A common factor of all 1 + price leaves the energies as they are where all uploads are priced; so if budgets cannot be met
+        together, the dual value grows without limit along it.
+        """
+        active = np.flatnonzero((price > 0) | (energy[0] > self.budget))
+        derivative = (energy[1:] - energy[0])[np.ix_(active, active)].T / np.log1p(1e-6)
+        step = np.linalg.lstsq(derivative, (self.budget - energy[0])[active], rcond=1e-9)[0]
+        step *= min(1.0, 3.0 / np.abs(step).max())
+        moves = np.vstack([step * np.array([1.0, 0.6, 0.3, 0.1, 0.02])[:, None], step + np.log([[3.0], [30.0], [1e3], [1e5]])])
+        candidates = np.tile(price, (len(moves), 1))
+        candidates[:, active] = np.maximum(np.expm1(np.log1p(price[active]) + moves), 0.0)
+        reached = self.at(candidates)[1]
+        # close to the optimum the dual values differ by rounding only
+        if self.excess(candidates[:1], reached[:1])[0] < 0.1 * self.excess(price[None], energy[:1])[0]:
+            return candidates[0]
+        return candidates[int(np.argmax(self.dual(candidates, reached)))]
 
 
 # --- the search ----------------------------------------------------------------------------------------------------------------------
@@ -1636,7 +1657,7 @@ class Enumeration:
             incumbent.offer(Schedule.empty())
             return ""
         search = _Search(terms, incumbent)
-        reason = _untrainable(terms, search.rows)
+        reason = _untrainable(terms, search.rows) or _unaffordable(terms, search.plans)
         if reason:
             return reason
         search.check_size()
@@ -1676,6 +1697,14 @@ def _untrainable(terms: _Terms, rows: _Rows) -> str:
         if not np.any(a.has_data[:, j] & (a.samples[:, j] >= a.min_batch[j]) & (a.server_weight[:, j] > 0)):
             return f"task {name}: no device holds min_batch = {a.min_batch[j]} samples and a positive weight"
         return f"task {name}: no device can receive, compute one step and upload within max_staleness + 1 slots at full speed and power"
+    return ""
+
+
+def _unaffordable(terms: _Terms, plans: Sequence[_Plans]) -> str:
+    """Which task no device's energy budget allows to train, empty if there is none."""
+    most = sum(plan.h.max(axis=0) for plan in plans)
+    for j in np.flatnonzero(terms.relevant & (most <= 0)):
+        return f"task {terms.problem.tasks[j].name}: no device's energy_budget_j allows even one step of the smallest batch with the whole band"
     return ""
 
 

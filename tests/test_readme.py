@@ -1,0 +1,110 @@
+"""The READMEs say what is there: commands, Python example, layout, solvers, problems."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from schedopt.cli import COMMANDS, main
+from schedopt.registry import solver_names
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced code blocks of ``language``."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def section(title: str) -> str:
+    """The text under the heading ``title``."""
+    return README.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def table_rows(text: str) -> list[list[str]]:
+    """Cells of the rows of the tables in ``text``, without head and rule."""
+    rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    return [row for k, row in enumerate(rows) if not set("".join(row)) <= set("-: ") and not _is_head(rows, k)]
+
+
+def _is_head(rows: list[list[str]], k: int) -> bool:
+    return k + 1 < len(rows) and set("".join(rows[k + 1])) <= set("-: ")
+
+
+LINES = [line for block in blocks("bash") for line in block.splitlines() if line]
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.startswith("make ")])
+def test_make_targets_exist(line: str) -> None:
+    assert re.search(rf"^{re.escape(line.split()[1])}:", MAKEFILE, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.startswith("schedopt ")])
+def test_commands_and_their_options_exist(line: str) -> None:
+    _, name, *arguments = shlex.split(line)
+    assert name in COMMANDS
+    help_text = CliRunner().invoke(main, [name, "--help"]).output
+    for argument in arguments:
+        if argument.startswith("-"):
+            assert re.search(rf"(?<![\w-]){re.escape(argument)}(?![\w-])", help_text), argument
+        elif argument.startswith("problems/"):
+            assert (ROOT / argument).is_file()
+
+
+def test_every_line_of_shell_is_known() -> None:
+    assert [line for line in LINES if not line.startswith(("make ", "schedopt "))] == []
+
+
+def test_command_table_is_complete() -> None:
+    named = {re.match(r"`schedopt (\w+)", row[0]).group(1) for row in table_rows(section("Command line"))}  # type: ignore[union-attr]
+    assert named == set(COMMANDS)
+
+
+def test_python_example_runs() -> None:
+    (code,) = blocks("python")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "mnist: bound" in done.stdout
+
+
+def test_solver_table_matches_the_registry() -> None:
+    assert [row[0].strip("`") for row in table_rows(section("Solvers"))] == solver_names()
+
+
+def test_layout_table_matches_the_tree() -> None:
+    listed = [path for row in table_rows(section("Layout")) for path in re.findall(r"`([^`]+)`", row[0])]
+    assert len(listed) == len(set(listed))
+    assert [path for path in listed if not (ROOT / path).exists()] == []
+    modules = {f"schedopt/{path.name}" for path in (ROOT / "schedopt").glob("*.py") if not path.name.startswith("__")}
+    packages = {f"schedopt/{path.parent.name}/" for path in (ROOT / "schedopt").glob("*/__init__.py")}
+    assert (modules | packages) - set(listed) == set()
+
+
+def test_paths_in_the_text_exist() -> None:
+    for folder, text in ((ROOT, README), (ROOT, (ROOT / "problems" / "README.md").read_text())):
+        paths = re.findall(r"`((?:schedopt|tests|problems|benchmarks|fl_runtime)/[\w./]*)`", text)
+        assert [path for path in paths if not (folder / path).exists()] == []
+
+
+def test_every_problem_has_a_row_and_every_row_a_problem() -> None:
+    text = (ROOT / "problems" / "README.md").read_text().split("\n## ", 1)[0]
+    rows = {row[0].strip("`"): row for row in table_rows(text)}
+    assert set(rows) == {path.stem for path in (ROOT / "problems").glob("*.json")}
+
+
+def test_problem_rows_state_the_sizes() -> None:
+    from schedopt.io import load_problem
+
+    text = (ROOT / "problems" / "README.md").read_text().split("\n## ", 1)[0]
+    for row in table_rows(text):
+        problem = load_problem(ROOT / "problems" / f"{row[0].strip('`')}.json")
+        sizes = (len(problem.devices), len(problem.tasks), problem.horizon.slots)
+        assert tuple(int(cell) for cell in row[1:4]) == sizes, row[0]
