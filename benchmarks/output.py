@@ -18,6 +18,8 @@ from benchmarks.drivers import TARGET_EXCESS, TARGET_GAP, TARGET_IMPROVEMENT, Ca
 __all__ = ["machine", "print_results", "results_text", "versions"]
 
 SCHEMA = "schedopt.benchmarks/1"
+#: Columns of the tables where standard output is not a terminal.
+WIDTH = 120
 PACKAGES = ("schedopt", "numpy", "scipy", "cvxpy", "clarabel", "highspy")
 
 
@@ -60,6 +62,9 @@ def _case_data(result: CaseResult) -> dict[str, Any]:
 def print_results(results: Sequence[CaseResult], *, interrupted: bool = False, console: Console | None = None) -> None:
     """Tables on standard output, then the targets that were missed."""
     console = console or Console()
+    if not console.is_terminal:
+        # in a log there is no width to keep to, and names must not be cut
+        console.width = max(console.width, WIDTH)
     for result in results:
         table = _variant_table(result) if result.case.question == "oracle" else _solver_table(result)
         console.print(table)
@@ -117,6 +122,7 @@ def _variant_table(result: CaseResult) -> Table:
     gaps = [1 - row.lower_bound / row.optimum for row in rows if row.lower_bound is not None and row.optimum]
     table.add_row("variants", str(len(rows)))
     table.add_row("without any schedule", str(sum(row.optimum is None for row in rows)))
+    table.add_row("without a lower bound", str(sum(row.lower_bound is None for row in rows)))
     table.add_row("largest excess over the optimum", _percent(max(excesses, default=None)))
     table.add_row("largest distance of the bound below it", _percent(max(gaps, default=None)))
     table.add_row("longest solve, s", _seconds(max((row.wall_s for row in rows), default=None)))

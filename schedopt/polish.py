@@ -26,10 +26,16 @@ from schedopt.formulation.candidates import (
 )
 from schedopt.formulation.resources import marginal_bandwidth_value
 from schedopt.problem import TERMS, FloatArray, IntArray, Problem
+from schedopt.sca.master import horizon_weight
+from schedopt.sca.surrogates import fixed_terms
 from schedopt.schedule import Schedule
 from schedopt.state import Merit, State, reallocate
 
-__all__ = ["marginal_prices", "polish"]
+__all__ = ["kick", "marginal_prices", "polish"]
+
+#: Below this many candidates every one can be tried, at several sizes.
+_FEW_CANDIDATES = 400
+_NEAR_MISS = 0.02
 
 def marginal_prices(problem: Problem, state: State, merit: Merit) -> Prices:
     """First-order prices of energy, bandwidth, h and errors at a schedule (gradients of the objective).
@@ -82,33 +88,19 @@ class _Move:
 
 @dataclass(frozen=True)
 class _Ledger:
-    """What each of some columns costs and brings: resource cost, cost with h and errors, and its part of the targets' slack.
-
-    ``surplus`` is (3/8) ε h − errors, by which a column lowers its task's miss (zero outside mode min_energy).
-    """
+    """What each of some columns costs and brings: resource cost at the prices, energy, h and scaled error terms."""
 
     task: IntArray
     resource: FloatArray
-    cost: FloatArray
     energy: FloatArray
-    surplus: FloatArray
+    h: FloatArray
+    error: FloatArray
 
 
-def _ledger(problem: Problem, candidates: Candidates, columns: Columns, prices: Prices) -> _Ledger:
-    a = problem.arrays
-    task = candidates.task[columns.candidate]
+def _ledger(candidates: Candidates, columns: Columns, prices: Prices) -> _Ledger:
     bare = replace(prices, value=np.zeros_like(prices.value), noise=np.zeros_like(prices.noise), span_h=None, instant_noise=None)
-    surplus = np.zeros(len(columns))
-    if problem.objective.mode == "min_energy":
-        target = np.where(np.isfinite(a.target), a.target, 0.0)[task]
-        surplus = np.where(target > 0, target / FACTOR * columns.h - columns.error, 0.0)
-    return _Ledger(
-        task,
-        price_columns(candidates, columns, bare),
-        price_columns(candidates, columns, prices),
-        columns.energy_j,
-        surplus,
-    )
+    task = candidates.task[columns.candidate]
+    return _Ledger(task, price_columns(candidates, columns, bare), columns.energy_j, columns.h, columns.error)
 
 
 def _current_columns(candidates: Candidates, state: State) -> Columns:
@@ -117,27 +109,78 @@ def _current_columns(candidates: Candidates, state: State) -> Columns:
     return make_columns(candidates.take(index), index, s.steps, s.steps * s.batch, state.evaluation.physics.upload_s, s.bandwidth_hz)
 
 
-def _gains(problem: Problem, state: State, merit: Merit, now: _Ledger, new: _Ledger, freed: Callable[[FloatArray], FloatArray]) -> FloatArray:
-    """Estimated improvement of the merit for each new column in place of what it overlaps.
+@dataclass(frozen=True)
+class _Estimator:
+    """Estimated improvement of the merit by moves that each change one device's plan.
 
-    To first order in H and N; the penalties of missed limits are piecewise linear and are taken exactly.
+    Exact in H and N (participation included) and in the penalties; first order in the band's price; staleness terms stay as they are.
     """
-    mode = problem.objective.mode
-    if mode == "weighted":
-        return freed(now.cost) - new.cost
-    evaluation = state.evaluation
-    if mode == "min_bound":
-        # prices carry the energy at the limit's price: take the excess over the limit apart
-        miss, weight = merit.energy_miss(evaluation), merit.energy_price
-        change = new.energy - freed(now.energy)
-        exact = weight * (np.maximum(miss + change, 0.0) - max(miss, 0.0))
-        return freed(now.cost) - new.cost - exact
-    miss = merit.target_misses(evaluation)
-    total = freed(now.resource) - new.resource
-    for j in np.flatnonzero(np.isfinite(problem.arrays.target)):
-        change = freed(np.where(now.task == j, now.surplus, 0.0)) - np.where(new.task == j, new.surplus, 0.0)
-        total -= merit.target_price[j] * (np.maximum(miss[j] + change, 0.0) - max(miss[j], 0.0))
-    return total
+
+    problem: Problem
+    state: State
+    merit: Merit
+    now: _Ledger
+
+    def __call__(self, new: _Ledger, device: IntArray, freed: Callable[[FloatArray], FloatArray]) -> FloatArray:
+        """Gains of inserting the new columns on ``device`` in place of what ``freed`` sums over; shape of the columns."""
+        mode = self.problem.objective.mode
+        change_h, change_n = self._changes(new, freed)
+        h, n, h_device = self._aggregates()
+        after_h = np.maximum(h + change_h, 0.0)
+        part = self._participation(after_h, h_device, device, change_h) - self._participation(h[None, :], h_device, device[:1] * 0, None)
+        after_n = np.maximum(n + change_n + part, 0.0)
+        gain = freed(self.now.resource) - new.resource
+        fixed = fixed_terms(self.problem.arrays)
+        if mode == "min_energy":
+            return gain - self._target_penalty(after_h, after_n + fixed)
+        w = FACTOR * self.problem.arrays.weight
+        with np.errstate(divide="ignore", invalid="ignore"):
+            before = np.where(w > 0, w * (fixed + n) / h, 0.0)
+            after = np.where(w > 0, w * (fixed + after_n) / after_h, 0.0)
+        ratio = np.where(np.isfinite(before).all(), before.sum(), 1e30) - np.where(np.isfinite(after), after, 1e30).sum(axis=1)
+        if mode == "min_bound":
+            # resources carry energy at the limit's price: replace it by the excess over the limit
+            miss, weight = self.merit.energy_miss(self.state.evaluation), self.merit.energy_price
+            energy = new.energy - freed(self.now.energy)
+            gain = -weight * (np.maximum(miss + energy, 0.0) - max(miss, 0.0)) + gain / self.merit.factor * 1e-3
+        return gain + ratio
+
+    def _changes(self, new: _Ledger, freed: Callable[[FloatArray], FloatArray]) -> tuple[FloatArray, FloatArray]:
+        tasks = np.arange(self.problem.arrays.num_tasks)
+        mine = new.task[:, None] == tasks
+        gone_h = np.stack([freed(np.where(self.now.task == j, self.now.h, 0.0)) for j in tasks], axis=1)
+        gone_n = np.stack([freed(np.where(self.now.task == j, self.now.error, 0.0)) for j in tasks], axis=1)
+        return mine * new.h[:, None] - gone_h, mine * new.error[:, None] - gone_n
+
+    def _aggregates(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """H, N (shape (J,)) and h per device (I, J) of the present schedule."""
+        bound = self.state.evaluation.bound
+        h = bound.extra["h_total"].astype(float)
+        total = np.where(np.isfinite(bound.total), bound.total, 0.0) * h / FACTOR
+        n = np.where(h > 0, np.maximum(total - fixed_terms(self.problem.arrays), 0.0), 0.0)
+        return h, n, aggregate(self.problem.arrays, self.state.schedule).h_device
+
+    def _participation(self, h: FloatArray, h_device: FloatArray, device: IntArray, change: FloatArray | None) -> FloatArray:
+        """2c d²/H after a change of h of one device in each row, shape (rows, J); zero unless judged over the horizon."""
+        a, weight = self.problem.arrays, horizon_weight(self.problem)
+        if weight == 0.0:
+            return np.zeros(h.shape)
+        result = np.zeros(h.shape)
+        for j in range(a.num_tasks):
+            delta, share = a.dissimilarity[:, j], a.aggregation_weight[:, j]
+            off = h_device[None, :, j] - share * h[:, j, None]
+            if change is not None:
+                off[np.arange(len(h)), device] += change[:, j]
+            d = np.abs(off) @ delta
+            result[:, j] = weight * np.divide(d**2, h[:, j], out=np.zeros(len(h)), where=h[:, j] > 0)
+        return result
+
+    def _target_penalty(self, h: FloatArray, total: FloatArray) -> FloatArray:
+        target = self.problem.arrays.target
+        use = np.isfinite(target)
+        before = self.merit.target_misses(self.state.evaluation)[use]
+        after = total[:, use] - target[use] * h[:, use] / FACTOR
+        return (np.maximum(after, 0.0) - np.maximum(before, 0.0)) @ self.merit.target_price[use]
 
 
 def _rows(problem: Problem, candidates: Candidates, columns: Columns) -> Schedule:
@@ -150,42 +193,59 @@ def _rows(problem: Problem, candidates: Candidates, columns: Columns) -> Schedul
 
 
 def _moves(problem: Problem, candidates: Candidates, state: State, merit: Merit, most: int) -> list[_Move]:
-    """The ``most`` single insertions of largest estimated gain, the best drops, and a new plan for every device; best first."""
-    a, s = problem.arrays, state.schedule
+    """The ``most`` single insertions of largest estimated gain, the best drops, and a new plan for every device; best first.
+
+    Sizes are proposed at the marginal prices and, where few candidates make that cheap, also at halved and doubled worth of h.
+    """
     prices = marginal_prices(problem, state, merit)
-    now = _ledger(problem, candidates, _current_columns(candidates, state), prices)
-    priced = price(candidates, prices)
-    columns, k = priced.columns, priced.columns.candidate
+    now = _ledger(candidates, _current_columns(candidates, state), prices)
+    estimate = _Estimator(problem, state, merit, now)
+    moves: list[_Move] = []
+    for factor in (1.0, 0.4, 2.5) if len(candidates) <= _FEW_CANDIDATES else (1.0,):
+        priced = price(candidates, replace(prices, value=prices.value * factor))
+        moves += _insertions(problem, candidates, state.schedule, estimate, priced, prices, most)
+        if factor == 1.0:
+            moves += _plans(problem, candidates, state.schedule, _current_costs(candidates, state, prices), priced)
+    moves += _drops(problem, state.schedule, estimate, max(1, most // 4))
+    return sorted(moves, key=lambda move: -move.gain)
+
+
+def _current_costs(candidates: Candidates, state: State, prices: Prices) -> FloatArray:
+    return price_columns(candidates, _current_columns(candidates, state), prices)
+
+
+def _insertions(
+    problem: Problem, candidates: Candidates, s: Schedule, estimate: _Estimator, priced: Priced, prices: Prices, most: int
+) -> list[_Move]:
+    a, columns, k = problem.arrays, priced.columns, priced.columns.candidate
     device, start, end = candidates.device[k], candidates.start[k], candidates.end[k]
 
     def freed(values: FloatArray) -> FloatArray:
         return _overlapped(a.num_devices, a.slots, s, values, device, start, end)
 
-    gain = _gains(problem, state, merit, now, _ledger(problem, candidates, columns, prices), freed)
+    gain = estimate(_ledger(candidates, columns, prices), device, freed)
     order = np.argsort(-gain, kind="stable")
-    order = order[gain[order] > 0][:most]
+    # estimates leave out how the band is shared anew: with few candidates, near misses are tried too
+    least = -_NEAR_MISS * abs(estimate.merit(estimate.state)) if len(candidates) <= _FEW_CANDIDATES else 0.0
+    order = order[gain[order] > least][:most]
     rows = _rows(problem, candidates, columns.take(order))
-    moves = [_Move(int(device[o]), int(start[o]), int(end[o]), rows.take([m]), float(gain[o])) for m, o in enumerate(order)]
-    moves += _drops(problem, state, merit, now, max(1, most // 4))
-    moves += _plans(problem, candidates, s, now, priced)
-    return sorted(moves, key=lambda move: -move.gain)
+    return [_Move(int(device[o]), int(start[o]), int(end[o]), rows.take([m]), float(gain[o])) for m, o in enumerate(order)]
 
 
-def _drops(problem: Problem, state: State, merit: Merit, now: _Ledger, most: int) -> list[_Move]:
-    """The assignments that seem least worth their cost; the estimate is too coarse to tell sign, so the best few are tried."""
-    s = state.schedule
+def _drops(problem: Problem, s: Schedule, estimate: _Estimator, most: int) -> list[_Move]:
+    """The assignments that seem least worth their cost; the best few are tried whatever the sign of the estimate."""
     nothing = _Ledger(np.full(len(s), -1), *(np.zeros(len(s)) for _ in range(4)))
-    gain = _gains(problem, state, merit, now, nothing, lambda values: values)
+    gain = estimate(nothing, s.device, lambda values: values)
     order = np.argsort(-gain, kind="stable")
     order = order[gain[order] > -0.2 * np.median(np.abs(gain))][:most] if len(s) else order
     return [_Move(int(s.device[o]), int(s.start[o]), int(s.end[o]), Schedule.empty(), float(gain[o])) for o in order]
 
 
-def _plans(problem: Problem, candidates: Candidates, s: Schedule, now: _Ledger, priced: Priced) -> list[_Move]:
+def _plans(problem: Problem, candidates: Candidates, s: Schedule, cost: FloatArray, priced: Priced) -> list[_Move]:
     """The cheapest whole plan of every device whose present plan is dearer."""
     a = problem.arrays
     paths = best_paths(candidates, priced.cost)
-    gain = np.bincount(s.device, weights=now.cost, minlength=a.num_devices) - paths.value
+    gain = np.bincount(s.device, weights=cost, minlength=a.num_devices) - paths.value
     chosen = priced.columns.take(np.isin(priced.columns.candidate, paths.chosen))
     rows = _rows(problem, candidates, chosen)
     devices = np.flatnonzero(gain > 0)
@@ -204,13 +264,23 @@ def _overlapped(
     return begun[device, end - 1] - ended[device, start]
 
 
-def _apply(problem: Problem, state: State, move: _Move) -> State | None:
-    """The schedule after ``move``, with the resources of the touched slots re-allocated; None if that is impossible."""
+def _apply(problem: Problem, state: State, move: _Move, seen: set[bytes]) -> State | None:
+    """The schedule after ``move``, with the resources of the touched slots re-allocated; None if that is impossible or was seen."""
     s = state.schedule
     hit = (s.device == move.device) & (s.start < move.end) & (s.end > move.start)
     touched = np.concatenate([s.end[hit], move.insert.end])
     merged = s.take(~hit).concat(move.insert)
+    key = _skeleton(merged)
+    if key in seen:
+        return None
+    seen.add(key)
     return reallocate(problem, merged, np.isin(merged.end, touched))
+
+
+def _skeleton(s: Schedule) -> bytes:
+    """What a schedule is apart from its resources."""
+    rows = np.stack([s.device, s.task, s.start, s.end, s.steps.astype(np.int64), s.batch.astype(np.int64)], axis=1)
+    return np.ascontiguousarray(rows[np.lexsort(rows.T)]).tobytes()
 
 
 def polish(
@@ -222,14 +292,16 @@ def polish(
     max_rounds: int = 30,
     moves_per_round: int = 60,
     tolerance: float = 1e-7,
+    seen: set[bytes] | None = None,
     on_improvement: Callable[[State], None] | None = None,
     on_round: Callable[[], None] | None = None,
 ) -> State:
     """Improve a schedule by local moves until a round finds none (relative ``tolerance``), or ``max_rounds``.
 
-    ``on_improvement(state)`` sees every better schedule, ``on_round()`` every round; both may raise to stop.
+    ``seen``: schedules (without resources) that need no second look; grows. ``on_improvement(state)`` sees every better schedule, ``on_round()`` every round; both may raise to stop.
     """
     value = merit(state)
+    seen = set() if seen is None else seen
     for _ in range(max_rounds):
         if on_round is not None:
             on_round()
@@ -238,7 +310,7 @@ def polish(
         for move in _moves(problem, candidates, state, merit, moves_per_round):
             if move.device in changed:
                 continue
-            new = _apply(problem, state, move)
+            new = _apply(problem, state, move, seen)
             reached = np.inf if new is None else merit(new)
             if new is not None and reached < value - tolerance * abs(value):
                 state, value = new, reached
@@ -248,3 +320,19 @@ def polish(
         if not value < before - tolerance * abs(before):
             break
     return state
+
+
+def kick(problem: Problem, candidates: Candidates, state: State, merit: Merit, rng: np.random.Generator) -> State | None:
+    """A state elsewhere: one or two devices re-planned at randomly distorted costs; None if it has no resources."""
+    a = problem.arrays
+    prices = marginal_prices(problem, state, merit)
+    distorted = replace(prices, value=prices.value * np.exp(rng.normal(0.0, 0.5, prices.value.shape)))
+    priced = price(candidates, distorted)
+    cost = priced.cost * np.exp(rng.normal(0.0, 0.5, len(candidates)))
+    paths = best_paths(candidates, cost)
+    chosen = rng.choice(a.num_devices, size=min(a.num_devices, int(rng.integers(1, 3))), replace=False)
+    columns = priced.columns.take(np.isin(priced.columns.candidate, paths.chosen))
+    rows = _rows(problem, candidates, columns)
+    s = state.schedule
+    merged = s.take(~np.isin(s.device, chosen)).concat(rows.take(np.isin(rows.device, chosen)))
+    return reallocate(problem, merged, np.ones(len(merged), dtype=bool))

@@ -12,7 +12,7 @@ import numpy as np
 from schedopt.certify import METHOD, Certifier, first_order_gap
 from schedopt.feasibility import unreachable_reason
 from schedopt.formulation.candidates import Candidates, build_candidates
-from schedopt.polish import polish
+from schedopt.polish import kick, polish
 from schedopt.problem import Problem
 from schedopt.repair import repair
 from schedopt.result import SolveResult, SolveStatus
@@ -35,6 +35,11 @@ _CUTS = 15
 #: The proof's points are worth a restart if their relaxed objective is better by this much (relative).
 _WORTH_RESTART = 2e-3
 _RESTARTS = 4
+#: Kicks of the iterated local search: at most, and times the number of candidates.
+_MOST_KICKS = 30
+_KICK_WORK = 8_000
+#: Kicks in vain after which the search ends.
+_PATIENCE = 10
 #: Penalties of missed limits, as multiples of the relaxation's prices, tried in turn until none is missed.
 _PENALTY_FACTORS = (3.0, 10.0, 100.0, 1e4)
 
@@ -47,13 +52,13 @@ class AssignmentSca:
     def solve(
         self, problem: Problem, *, settings: SolverSettings, seed: int = 0, progress: ProgressCallback | None = None
     ) -> SolveResult:
-        """Best schedule found, with a proven lower bound; deterministic, so ``seed`` is only recorded."""
+        """Best schedule found, with a proven lower bound; ``seed`` steers the kicks of the local search."""
         check_backend(settings.backend)
         held = Incumbent(problem, settings, progress)
         reason = unreachable_reason(problem)
         if reason is not None:
             return held.result(self.name, SolveStatus.INFEASIBLE, seed=seed, reason=reason)
-        run = _Run(problem, settings, held)
+        run = _Run(problem, settings, held, np.random.default_rng(seed))
         status = SolveStatus.SOLVED
         try:
             run.all_phases()
@@ -69,8 +74,8 @@ class AssignmentSca:
 class _Run:
     """One solve: the phases and what they hand on."""
 
-    def __init__(self, problem: Problem, settings: SolverSettings, held: Incumbent) -> None:
-        self.problem, self.settings, self.held = problem, settings, held
+    def __init__(self, problem: Problem, settings: SolverSettings, held: Incumbent, rng: np.random.Generator) -> None:
+        self.problem, self.settings, self.held, self.rng = problem, settings, held, rng
         self.reason = "no schedule was found that meets every constraint"
         self.method: str | None = None
         #: first-order gap of the relaxed problem where the loop ended
@@ -187,4 +192,24 @@ class _Run:
             self._offer(state_of(self.problem, state.schedule))
             if self.merit.met(state.evaluation):
                 break
+        self._kicks(candidates)
         self._tick("polish")
+
+    def _kicks(self, candidates: Candidates) -> None:
+        """Iterated local search: the fewer candidates there are, the coarser the relaxation, and the more kicks can be afforded."""
+        seen: set[bytes] = set()
+        vain = 0
+        for _ in range(min(_MOST_KICKS, _KICK_WORK // len(candidates))):
+            self._tick("kick")
+            vain += 1
+            if vain > _PATIENCE:
+                break
+            moved = kick(self.problem, candidates, self.best, self.merit, self.rng)
+            if moved is None or not np.isfinite(self.merit(moved)):
+                continue
+            state = polish(
+                self.problem, candidates, moved, self.merit, max_rounds=6, seen=seen, on_round=lambda: self._tick("kick")
+            )
+            if self.merit(state) < self.merit(self.best) * (1.0 - 1e-9):
+                vain = 0
+                self._offer(state_of(self.problem, state.schedule))

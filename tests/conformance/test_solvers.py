@@ -48,7 +48,7 @@ def physical_problem(number: int) -> Problem:
     """A cell with fading channels: both regimes, both participations, with and without budgets, prox and conditions."""
     rng, mode = np.random.default_rng(2000 + number), MODES[number % 3]
     regime, participation = ("practical", "certified")[number // 3 % 2], ("horizon", "instant")[number // 2 % 2]
-    options: dict[str, Any] = {"regime": regime, "participation": participation}
+    options: dict[str, Any] = {"mode": mode, "regime": regime, "participation": participation}
     if mode == "min_energy":
         options["target"] = float(rng.uniform(25, 80) if regime == "practical" else rng.uniform(3000, 8000))
     if mode == "min_bound" and rng.random() < 0.7:
