@@ -77,9 +77,7 @@ class Certifier:
             self.pool.forget(point.weights)
         self.pool.add(promising_columns(self.candidates, priced.columns, best_paths(self.candidates, priced.cost)))
 
-    def run(
-        self, upper: float, *, target_gap: float, max_cuts: int = 1_000, on_cut: Callable[[int, float], None] | None = None
-    ) -> float:
+    def run(self, upper: float, *, target_gap: float, max_cuts: int = 1_000, on_cut: Callable[[int, float], None] | None = None) -> float:
         """Raise the bound to ``upper``·(1 − target_gap), or until ``max_cuts`` more cuts; returns min(bound, upper).
 
         ``on_cut(count, bound)`` is called at every box with the number of cuts and the bound proven so far, and may raise to stop.
@@ -161,9 +159,7 @@ def least_error(problem: Problem, candidates: Candidates) -> FloatArray:
     return np.where(np.isfinite(rho), rho * (1.0 - ROUNDING), 0.0)
 
 
-def _first_box(
-    problem: Problem, candidates: Candidates, upper: float, least: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _first_box(problem: Problem, candidates: Candidates, upper: float, least: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Low and high H and high N of every schedule at least as good as ``upper``, shape (J,) each.
 
     Every task's Ψ costs at least w(C/H + ρ); a device aggregates at most once per slot, with at most the most steps.

@@ -37,6 +37,7 @@ __all__ = ["kick", "marginal_prices", "polish"]
 _FEW_CANDIDATES = 400
 _NEAR_MISS = 0.02
 
+
 def marginal_prices(problem: Problem, state: State, merit: Merit) -> Prices:
     """First-order prices of energy, bandwidth, h and errors at a schedule (gradients of the objective).
 
@@ -252,9 +253,7 @@ def _plans(problem: Problem, candidates: Candidates, s: Schedule, cost: FloatArr
     return [_Move(int(i), 0, a.slots, rows.take(rows.device == i), float(gain[i])) for i in devices]
 
 
-def _overlapped(
-    devices: int, slots: int, s: Schedule, values: FloatArray, device: IntArray, start: IntArray, end: IntArray
-) -> FloatArray:
+def _overlapped(devices: int, slots: int, s: Schedule, values: FloatArray, device: IntArray, start: IntArray, end: IntArray) -> FloatArray:
     """Σ of the values of a device's assignments that overlap [start, end), for each query."""
     begins, ends = np.zeros((devices, slots + 1)), np.zeros((devices, slots + 1))
     np.add.at(begins, (s.device, s.start), values)
@@ -294,22 +293,23 @@ def polish(
     tolerance: float = 1e-7,
     seen: set[bytes] | None = None,
     on_improvement: Callable[[State], None] | None = None,
-    on_round: Callable[[], None] | None = None,
+    on_move: Callable[[], None] | None = None,
 ) -> State:
     """Improve a schedule by local moves until a round finds none (relative ``tolerance``), or ``max_rounds``.
 
-    ``seen``: schedules (without resources) that need no second look; grows. ``on_improvement(state)`` sees every better schedule, ``on_round()`` every round; both may raise to stop.
+    ``seen``: schedules (without resources) that need no second look; grows. ``on_improvement(state)`` sees every better schedule, ``on_move()`` comes before every trial;
+    both may raise to stop.
     """
     value = merit(state)
     seen = set() if seen is None else seen
     for _ in range(max_rounds):
-        if on_round is not None:
-            on_round()
         before = value
         changed: set[int] = set()
         for move in _moves(problem, candidates, state, merit, moves_per_round):
             if move.device in changed:
                 continue
+            if on_move is not None:
+                on_move()
             new = _apply(problem, state, move, seen)
             reached = np.inf if new is None else merit(new)
             if new is not None and reached < value - tolerance * abs(value):

@@ -60,9 +60,7 @@ def dive(
             allowed = free[candidates.device]
             allowed[fixed] = True
             pool.restrict(allowed)
-            new = solve_master(
-                problem, candidates, pool.columns, next_model(problem, point), next_scale(problem, point), backend=backend
-            )
+            new = solve_master(problem, candidates, pool.columns, next_model(problem, point), next_scale(problem, point), backend=backend)
             if new is None:
                 return None
             point = new

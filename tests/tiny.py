@@ -94,14 +94,14 @@ def tiny_problem_dict(
     }
     if problem["objective"]["mode"] == "min_energy":
         for entry in problem["tasks"]:
-            entry.setdefault("target", _fair_target(entry, problem["devices"], slots))
+            entry.setdefault("target", _fair_target(entry, problem["devices"], slots / tasks))
     if problem["objective"]["mode"] == "min_bound":
         problem["objective"].setdefault("total_energy_j", 0.012 * devices * slots)
     return problem
 
 
-def _fair_target(task: dict[str, Any], devices: list[dict[str, Any]], slots: int) -> float:
-    """Bound of every second slot filled with the most steps, were noise and staleness a fifth of it."""
+def _fair_target(task: dict[str, Any], devices: list[dict[str, Any]], slots: float) -> float:
+    """Bound of every second one of ``slots`` filled with the most steps, were noise and staleness a fifth of it."""
     steps = 0.5 * slots * task["max_steps"] * task["learning_rate"] * task.get("server_rate", 1.0)
     delta2 = float(np.mean([device["tasks"][task["name"]]["dissimilarity"] ** 2 for device in devices]))
     gap = task["initial_gap"] + (slots - 1) * task["loss_drift"]

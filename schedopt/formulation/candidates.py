@@ -579,9 +579,7 @@ def _forward(best: FloatArray) -> tuple[FloatArray, IntArray]:
     value, take = np.zeros((devices, slots + 1)), np.zeros((devices, slots), dtype=np.int64)
     for g in range(1, slots + 1):
         spans = min(longest, g)
-        options = np.concatenate(
-            [value[:, g - 1 : g], best[:, g - 1, :spans] + value[:, g - 1 - np.arange(spans)]], axis=1
-        )
+        options = np.concatenate([value[:, g - 1 : g], best[:, g - 1, :spans] + value[:, g - 1 - np.arange(spans)]], axis=1)
         take[:, g - 1] = np.argmin(options, axis=1)
         value[:, g] = options.min(axis=1)
     return value, take

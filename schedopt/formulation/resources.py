@@ -18,7 +18,7 @@ import numpy as np
 
 from schedopt.formulation.uplink import LN2, UplinkChoice, Uploads, price_shape, uploads_of
 from schedopt.physics import transmit_power_w, uplink_rate_bps
-from schedopt.problem import FloatArray, Problem, ProblemArrays
+from schedopt.problem import FloatArray, ProblemArrays
 from schedopt.schedule import Schedule
 
 __all__ = ["COARSE", "FINE", "Allocation", "allocate", "compute_slope", "feasible_times", "least_bandwidth_hz", "marginal_bandwidth_value"]
@@ -28,7 +28,7 @@ MARGIN = 1e-12
 #: Relative accuracy of upload times and bandwidth prices; energies are stationary in them, so theirs is about the square.
 FINE = 1e-8
 COARSE = 1e-4
-_BUDGET_ROUNDS = 60
+_BUDGET_ROUNDS, _BUDGET_ROUNDS_COARSE = 60, 6
 
 
 @dataclass(frozen=True)
@@ -165,9 +165,7 @@ def least_bandwidth_hz(arrays: ProblemArrays, schedule: Schedule) -> FloatArray:
     return _smallest_bandwidth(_work(arrays, schedule))
 
 
-def _slot_prices(
-    work: _Work, weight: FloatArray, slots: int, accuracy: float
-) -> tuple[FloatArray, FloatArray, UplinkChoice] | None:
+def _slot_prices(work: _Work, weight: FloatArray, slots: int, accuracy: float) -> tuple[FloatArray, FloatArray, UplinkChoice] | None:
     """Bandwidth price (shape (G,)), upload times and choices (shape (n,)) that share the band in every slot; None if some cannot."""
     band = work.uploads.band_hz
     shared = np.bincount(work.slot, minlength=slots) > 1
@@ -226,9 +224,7 @@ def _schedule_with(arrays: ProblemArrays, schedule: Schedule, work: _Work, times
     return schedule.replace(bandwidth_hz=alone, power_w=np.minimum(power, work.uploads.max_power_w), freq_hz=freq)
 
 
-def allocate(
-    arrays: ProblemArrays, schedule: Schedule, *, budget_j: FloatArray | None = None, accuracy: float = FINE
-) -> Allocation | None:
+def allocate(arrays: ProblemArrays, schedule: Schedule, *, budget_j: FloatArray | None = None, accuracy: float = FINE) -> Allocation | None:
     """Least-energy frequency, power and bandwidth for the assignments, steps and batches of ``schedule``; None if impossible.
 
     Only ``device, task, start, end, steps, batch`` are read. ``budget_j``: energy that each device may spend on these assignments,
@@ -241,7 +237,8 @@ def allocate(
         return None
     budget = arrays.energy_budget_j if budget_j is None else budget_j
     price = np.zeros(arrays.num_devices)
-    for _ in range(_BUDGET_ROUNDS):
+    # a coarse look gives up early: a budget that needs many rounds is hardly within reach
+    for _ in range(_BUDGET_ROUNDS if accuracy <= FINE else _BUDGET_ROUNDS_COARSE):
         shared = _slot_prices(work, 1.0 + price[schedule.device], arrays.slots, accuracy)
         if shared is None:
             return None

@@ -249,4 +249,6 @@ def _point(program: _Program, prices: Prices, task_value: FloatArray, value: flo
         d = (np.abs(h_device - a.aggregation_weight * h) * a.dissimilarity).sum(axis=0)
         error = error + program.horizon * np.divide(d**2, h, out=np.zeros_like(h), where=h > 0)
     slot_value = program.scale.objective * float(np.maximum(program.cover.dual_value, 0.0).sum())
-    return MasterPoint(columns, x, h_device, h, error, float(columns.energy_j @ x), float(program.slack.value), prices, task_value, value, slot_value)
+    return MasterPoint(
+        columns, x, h_device, h, error, float(columns.energy_j @ x), float(program.slack.value), prices, task_value, value, slot_value
+    )

@@ -35,6 +35,8 @@ _CUTS = 15
 #: The proof's points are worth a restart if their relaxed objective is better by this much (relative).
 _WORTH_RESTART = 2e-3
 _RESTARTS = 4
+#: Rounds of local moves before the proof, and after it.
+_SHORT, _LONG = 3, 30
 #: Kicks of the iterated local search: at most, and times the number of candidates.
 _MOST_KICKS = 30
 _KICK_WORK = 8_000
@@ -49,9 +51,7 @@ class AssignmentSca:
 
     name = "sca"
 
-    def solve(
-        self, problem: Problem, *, settings: SolverSettings, seed: int = 0, progress: ProgressCallback | None = None
-    ) -> SolveResult:
+    def solve(self, problem: Problem, *, settings: SolverSettings, seed: int = 0, progress: ProgressCallback | None = None) -> SolveResult:
         """Best schedule found, with a proven lower bound; ``seed`` steers the kicks of the local search."""
         check_backend(settings.backend)
         held = Incumbent(problem, settings, progress)
@@ -67,7 +67,13 @@ class AssignmentSca:
         except KeyboardInterrupt:
             status = SolveStatus.INTERRUPTED
         return held.result(
-            self.name, status, seed=seed, reason=run.reason, backend=settings.backend, lower_bound_method=run.method, kkt_residual=run.residual
+            self.name,
+            status,
+            seed=seed,
+            reason=run.reason,
+            backend=settings.backend,
+            lower_bound_method=run.method,
+            kkt_residual=run.residual,
         )
 
 
@@ -85,7 +91,7 @@ class _Run:
         self.merit = Merit(problem, np.full(tasks, 1e12), 1e12)
 
     def all_phases(self) -> None:
-        """Relax, dive, polish; prove; and start again from a better relaxed point if the proof comes across one."""
+        """Relax, dive, polish; prove; start again from a better relaxed point if the proof comes across one; search on; prove more."""
         candidates = build_candidates(self.problem)
         if self._trivial(candidates):
             return
@@ -93,25 +99,30 @@ class _Run:
         self._make_schedule(candidates, relaxed)
         if self.best is None or self.held.schedule is None:
             return
-        prover = Certifier(
-            self.problem, candidates, relaxed.points, relaxed.pool, self.held.objective, backend=self.settings.backend
-        )
-        effort = _CUTS_CERTIFIED if self.settings.certify else _CUTS
+        prover = Certifier(self.problem, candidates, relaxed.points, relaxed.pool, self.held.objective, backend=self.settings.backend)
         for _ in range(_RESTARTS):
-            self._prove(prover, effort)
+            self._prove(prover, _CUTS_CERTIFIED if self.settings.certify else _CUTS)
             better = prover.best_point
             reached = min(relaxed_objective(self.problem, relaxed.point), self.held.objective)
             if better is None or relaxed_objective(self.problem, better) > reached * (1.0 - _WORTH_RESTART):
                 break
             relaxed = self._relax(candidates, start=better, pool=prover.pool)
             self._make_schedule(candidates, relaxed)
+        if self._open_gap() > 0.0:
+            self._polish(candidates, relaxed.point, _LONG)
+            self._kicks(candidates)
         if self.settings.certify:
             self._prove(prover, 100 * _CUTS_CERTIFIED)
+
+    def _open_gap(self) -> float:
+        """What is left between the schedule held and the proven bound, beyond the gap asked for with certify."""
+        asked = self.settings.target_gap if self.settings.certify else 0.0
+        return self.held.objective * (1.0 - asked) - self.held.lower_bound
 
     def _make_schedule(self, candidates: Candidates, relaxed: RelaxedSolution) -> None:
         self._use_prices(relaxed.point, _PENALTY_FACTORS[0])
         self._dive(candidates, relaxed)
-        self._polish(candidates, relaxed.point)
+        self._polish(candidates, relaxed.point, _SHORT)
 
     def _prove(self, prover: Certifier, cuts: int) -> None:
         upper = self.held.objective
@@ -149,9 +160,7 @@ class _Run:
         noise = np.maximum(point.prices.noise, 1e-9 * float(point.prices.noise.max()))
         self.merit = Merit(self.problem, factor * noise, factor * float(point.prices.energy.min()), factor)
 
-    def _relax(
-        self, candidates: Candidates, start: MasterPoint | None = None, pool: ColumnPool | None = None
-    ) -> RelaxedSolution:
+    def _relax(self, candidates: Candidates, start: MasterPoint | None = None, pool: ColumnPool | None = None) -> RelaxedSolution:
         def on_iteration(count: int, point: MasterPoint, merit: float) -> None:
             self.held.iteration += 1
             if count in _EARLY and start is None:
@@ -180,20 +189,25 @@ class _Run:
             self._offer(repair(self.problem, round_columns(self.problem, candidates, *dived)))
         self._tick("round")
 
-    def _polish(self, candidates: Candidates, point: MasterPoint) -> None:
+    def _polish(self, candidates: Candidates, point: MasterPoint, rounds: int) -> None:
         for factor in _PENALTY_FACTORS:
             if self.best is None:
                 return
             self._use_prices(point, factor)
             state = polish(
-                self.problem, candidates, self.best, self.merit, on_round=lambda: self._tick("polish"), on_improvement=self._offer
+                self.problem,
+                candidates,
+                self.best,
+                self.merit,
+                max_rounds=rounds,
+                on_move=self.held.check_time,
+                on_improvement=self._offer,
             )
             # the moves were judged at coarse resources
             self._offer(state_of(self.problem, state.schedule))
+            self._tick("polish")
             if self.merit.met(state.evaluation):
                 break
-        self._kicks(candidates)
-        self._tick("polish")
 
     def _kicks(self, candidates: Candidates) -> None:
         """Iterated local search: the fewer candidates there are, the coarser the relaxation, and the more kicks can be afforded."""
@@ -207,9 +221,7 @@ class _Run:
             moved = kick(self.problem, candidates, self.best, self.merit, self.rng)
             if moved is None or not np.isfinite(self.merit(moved)):
                 continue
-            state = polish(
-                self.problem, candidates, moved, self.merit, max_rounds=6, seen=seen, on_round=lambda: self._tick("kick")
-            )
+            state = polish(self.problem, candidates, moved, self.merit, max_rounds=6, seen=seen, on_move=self.held.check_time)
             if self.merit(state) < self.merit(self.best) * (1.0 - 1e-9):
                 vain = 0
                 self._offer(state_of(self.problem, state.schedule))

@@ -752,6 +752,7 @@ class _Combinations:
         worth = self._worth_range()
         self.nodes = [self._rate_nodes(j, low[j], high[j], worth[:, j]) for j in range(len(low))]
         self.grids = self._grids(low, high, worth)
+        self.points = [np.array(point, dtype=float) for point in itertools.product(*self.grids)]
 
     def _rate_range(self, tables: _Tables) -> tuple[FloatArray, FloatArray]:
         """Rates per task between which batches depend on them."""
@@ -819,8 +820,8 @@ class _Combinations:
             free = z if best is None else np.where((new.bound > best.bound)[:, None], z, free)
             best = new if best is None else best.best(new)
 
-        for point in itertools.product(*self.grids):
-            offer(np.tile(np.array(point, dtype=float), (len(flat), 1)))
+        for point in self.points:
+            offer(np.tile(point, (len(flat), 1)))
         ratios = [(grid[2] / grid[1]) ** 0.5 for grid in self.grids]
         for step, d, sign in itertools.product(range(rounds), range(len(ratios)), (1.0, -1.0)):
             factor = np.ones(len(ratios))
@@ -828,6 +829,11 @@ class _Combinations:
             offer(free * factor)
         assert best is not None
         return _Quote(np.where(self._possible(keys, total, numerators), best.bound, np.inf), best.offset, best.scale, best.rate)
+
+    def quote_at(self, relaxation: _Relaxation, flat: IntArray, point: FloatArray) -> _Quote:
+        """Price combinations at one point of the grid of free prices."""
+        keys = self.keys(flat)
+        return self._priced(relaxation, keys, *self.sums(keys), np.tile(point, (len(flat), 1)))
 
     def _priced(self, relaxation: _Relaxation, keys: IntArray, total: FloatArray, numerators: FloatArray, free: FloatArray) -> _Quote:
         """The quote at given free prices (n, D)."""
@@ -936,14 +942,13 @@ class _Slot:
 
 @dataclass
 class _Choice:
-    """A solved joint plan: an option of each slot, with the energies, times and bands of its rows, and the prices it suggests."""
+    """A solved joint plan: batch, upload time and bandwidth of each of its rows, and the multipliers of its limits."""
 
     objective: float
     rows: IntArray
     batch: IntArray
     time: FloatArray
     band: FloatArray
-    prices: _Prices
     multipliers: FloatArray
 
 
@@ -973,6 +978,7 @@ class _JointPlan:
         self, terms: _Terms, tables: _Tables, slots: Sequence[_Slot], span: FloatArray, h: FloatArray, check: Callable[[], None]
     ) -> None:
         self.terms, self.slots, self.check = terms, slots, check
+        self.prices: _Prices | None = None
         rows = tables.rows
         a = terms.problem.arrays
         total = h.sum(axis=0)
@@ -1030,6 +1036,7 @@ class _JointPlan:
         objective = self.const + sum(self.cost(k)[o] for k, o in enumerate(picks))
         if not objective < cutoff:
             return None
+        self.prices = self._prices(picks, np.zeros(len(self.limits.limit)))
         if self._within(picks):
             return self._choice(objective, picks, np.zeros(len(self.limits.limit)))
         return self._solve_limited(cutoff, np.zeros(len(self.limits.limit)) if start is None else start)
@@ -1067,20 +1074,26 @@ class _JointPlan:
     def _choice(self, objective: float, picks: IntArray, multipliers: FloatArray, splits: dict[int, _Split] | None = None) -> _Choice:
         """The joint plan's solution in the order of its rows."""
         splits = splits or {}
-        a = self.terms.problem.arrays
         rows, batch, time, band = [], [], [], []
-        prices = _Prices(np.zeros(a.slots, dtype=np.int64), np.zeros(a.num_devices))
         for k, (slot, o) in enumerate(zip(self.slots, picks, strict=True)):
             rows.extend(slot.rows)
             batch.extend(slot.tables.rows.batch[slot.index[:, 0], slot.pick[:, o]])
             time.extend(splits[k].time[0] if k in splits else slot.time[:, o])
             band.extend(splits[k].band[0] if k in splits else slot.band[:, o])
+        self.prices = self._prices(picks, multipliers)
+        return _Choice(objective, np.array(rows, dtype=np.int64), np.array(batch), np.array(time), np.array(band), multipliers)
+
+    def _prices(self, picks: IntArray, multipliers: FloatArray) -> _Prices:
+        """Prices at which the bounds of other joint plans may be tight, from options of the slots and multipliers of the limits."""
+        a = self.terms.problem.arrays
+        prices = _Prices(np.zeros(a.slots, dtype=np.int64), np.zeros(a.num_devices))
+        for slot, o in zip(self.slots, picks, strict=True):
             prices.band[slot.tables.rows.end[slot.rows[0]] - 1] = slot.best_price(int(o))
         scale = self.terms.energy_weight + sum(multipliers[m] for m in range(len(multipliers)) if self._is_total(m))
         for m, device in enumerate(self.limits.device):
             if device >= 0:
                 prices.budget[device] = multipliers[m] / scale
-        return _Choice(objective, np.array(rows, dtype=np.int64), np.array(batch), np.array(time), np.array(band), prices, multipliers)
+        return prices
 
     def _is_total(self, m: int) -> bool:
         return self.limits.task[m] < 0 and self.limits.device[m] < 0
@@ -1096,6 +1109,7 @@ class _JointPlan:
         # no feasible vector costs more than this: a dual value above it proves that there is none
         cutoff = min(cutoff, (1 + PRUNE_TOLERANCE) * (self.const + self.terms.energy_weight * self.terms.max_energy + self._most_noise()))
         lagrangian = self._best_lagrangian(start, cutoff)
+        self.prices = self._prices(lagrangian.cheapest(), lagrangian.multipliers)
         best: _Choice | None = None
         gap = 1e-5 * abs(lagrangian.dual())
         while True:
@@ -1261,6 +1275,10 @@ class _Lagrangian:
             value += float(plan.worth @ plan.noise[k][:, o]) + plan.terms.energy_weight * float(parts.sum())
             slope = slope + plan.used_by(k, o, parts)
         return value, slope
+
+    def cheapest(self) -> IntArray:
+        """Options of least cost, one per slot."""
+        return np.array([self._cheapest(k) for k in range(len(self.plan.slots))], dtype=np.int64)
 
     def _cheapest(self, k: int) -> int:
         """Option of least cost of slot k among those that can share the band; made exact as far as the slot's energies go."""
@@ -1448,18 +1466,34 @@ class _Search:
         return bounds
 
     def tune(self, pending: IntArray, bounds: FloatArray) -> tuple[IntArray, FloatArray]:
-        """Find a good incumbent from the most promising combinations, and prices from it, as long as that helps."""
-        for _ in range(6):
-            before = self.incumbent.objective
-            self.probe(pending[:64])
-            if not self.incumbent.objective < before:
+        """Find a good incumbent, and prices of the band and of budgets from it, as long as that helps.
+
+        Where rates or the price of energy are free, the best combinations at each value of them are looked at: some of these keep to the
+        limits. Until there is an incumbent, the best joint plan supplies the prices, infeasible though it is.
+        """
+        for _ in range(10):
+            before, found = self.incumbent.objective, self.incumbent.schedule is not None
+            self.prices = self.prices if found else None
+            if found:
+                self.probe(pending[:64], self.combinations.quote(self.relaxation, pending[:64]), 24)
+            else:
+                for point in self.combinations.points:
+                    some = self.leaders(pending, point)
+                    self.probe(some, self.combinations.quote_at(self.relaxation, some, point), 24 if len(self.combinations.points) == 1 else 3)
+            if found and not self.incumbent.objective < before:
                 break
             pending, bounds = self.reprice(pending, bounds)
             self.progress("prices", bounds)
         return pending, bounds
 
+    def leaders(self, pending: IntArray, point: FloatArray) -> IntArray:
+        """The best few combinations at one point of the grid of free prices."""
+        sample = pending if len(pending) <= 50_000 else pending[:: -(-len(pending) // 50_000)]
+        bounds = self.combinations.quote_at(self.relaxation, sample, point).bound
+        return sample[np.argsort(bounds, kind="stable")[:32]]
+
     def reprice(self, pending: IntArray, bounds: FloatArray) -> tuple[IntArray, FloatArray]:
-        """Raise the bounds by the incumbent's prices and drop what they exclude."""
+        """Raise the bounds by the prices found last and drop what they exclude."""
         keep = bounds < self.cutoff
         pending, bounds = pending[keep], bounds[keep]
         if self.prices is None or not len(pending):
@@ -1469,14 +1503,11 @@ class _Search:
         keep = bounds < self.cutoff
         return _sorted(pending[keep], bounds[keep])
 
-    def probe(self, flat: IntArray) -> None:
-        """Solve the best joint plans among each device's best plans in a few combinations."""
-        if not len(flat):
-            return
-        quote = self.combinations.quote(self.relaxation, flat, rounds=2)
+    def probe(self, flat: IntArray, quote: _Quote, count: int) -> None:
+        """Solve the best ``count`` joint plans among each device's best plans in a few combinations."""
         keys = self.combinations.keys(flat)
         left, t = self.relaxation.cell(quote.rate)
-        chosen, owner = [], []
+        chosen, owner = [np.zeros((0, len(self.plans)), dtype=np.int64)], []
         for c in range(len(flat)):
             best = []
             for i, plan in enumerate(self.plans):
@@ -1484,13 +1515,11 @@ class _Search:
                 here = np.full(len(mine), c)
                 cost = self.relaxation.plans_cost(i, mine, left[here], t[here])
                 best.append(mine[np.argsort(cost, kind="stable")[:3]])
-            joint = list(itertools.product(*best))
-            chosen.extend(joint)
-            owner.extend([c] * len(joint))
-        plans, combination = np.array(chosen, dtype=np.int64), np.array(owner)
-        plans, combination = self.allowed(plans, combination)
+            chosen.append(np.array(list(itertools.product(*best)), dtype=np.int64))
+            owner.extend([c] * len(chosen[-1]))
+        plans, combination = self.allowed(np.vstack(chosen), np.array(owner, dtype=np.int64))
         bounds = self.joint_bounds(plans, quote.take(combination))
-        order = np.argsort(bounds, kind="stable")[:24]
+        order = np.argsort(bounds, kind="stable")[:count]
         self.solve_in_order(plans[order], bounds[order])
 
     def explore(self, flat: IntArray) -> None:
@@ -1589,9 +1618,12 @@ class _Search:
         h = np.stack([plan_set.h_instant[p].sum(axis=1) for plan_set, p in zip(self.plans, members, strict=True)])
         by_slot = (tuple(int(plan[g]) for plan in plans if plan[g] < len(self.rows)) for g in range(self.problem.arrays.slots))
         slots = [self.slot(rows) for rows in by_slot if rows]
-        choice = _JointPlan(self.terms, self.tables, slots, span, h, self.incumbent.check_time).solve(self.cutoff, self.multipliers)
+        plan = _JointPlan(self.terms, self.tables, slots, span, h, self.incumbent.check_time)
+        choice = plan.solve(self.cutoff, self.multipliers)
         if choice is not None:
             self.accept(choice)
+        if choice is not None or (self.prices is None and self.incumbent.schedule is None):
+            self.prices = plan.prices
 
     def slot(self, rows: tuple[int, ...]) -> _Slot:
         """The options of a slot's rows, kept while they are in use."""
@@ -1617,7 +1649,7 @@ class _Search:
             raise SolverError(f"enumeration: found {choice.objective!r} where the evaluator says {exact!r}; this is a defect, please report it")
         if exact < self.incumbent.objective and not self.incumbent.offer(schedule):
             raise SolverError("enumeration: the validator refuses a schedule that should be feasible; this is a defect, please report it")
-        self.prices, self.multipliers = choice.prices, choice.multipliers
+        self.multipliers = choice.multipliers
 
 
 def _sorted(flat: IntArray, bounds: FloatArray) -> tuple[IntArray, FloatArray]:
