@@ -97,11 +97,6 @@ def _multipliers(problem: Problem, point: MasterPoint, error_price: FloatArray) 
     return _Multipliers(energy, bandwidth, pull, offset, off)
 
 
-def _round_down(parts: list[float]) -> float:
-    bound = sum(parts) - _ROUNDING * sum(abs(part) for part in parts)
-    return bound if np.isfinite(bound) else -np.inf
-
-
 def lagrangian_cut(problem: Problem, candidates: Candidates, point: MasterPoint) -> tuple[Cut, Priced]:
     """Cut at a master's prices, and the pricing that it took (whose columns can improve the master)."""
     a = problem.arrays

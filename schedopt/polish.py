@@ -47,10 +47,12 @@ def marginal_prices(problem: Problem, state: State, merit: Merit) -> Prices:
     scale = dict(zip(TERMS, a.term_scale, strict=True))
     sums = aggregate(a, state.schedule)
     bound = state.evaluation.bound
-    h = np.maximum(sums.h_total, 1e-300)
+    # a task that is never trained is priced as if it had a small share of the others' training
+    trained = sums.h_total > 0
+    h = np.where(trained, sums.h_total, 1e-3 * (float(sums.h_total.max(initial=0.0)) or 1.0))
     w = FACTOR * a.weight
     noise = w / h
-    total_terms = np.where(np.isfinite(bound.total), bound.total, 0.0) * h / FACTOR
+    total_terms = np.where(trained, np.where(trained, bound.total, 0.0) * h / FACTOR, fixed_terms(a))
     value = noise * total_terms / h
     energy = {"weighted": problem.objective.energy_weight, "min_energy": 1.0, "min_bound": merit.energy_price / merit.factor}[mode]
     if mode == "min_energy":
@@ -157,7 +159,7 @@ class _Estimator:
         """H, N (shape (J,)) and h per device (I, J) of the present schedule."""
         bound = self.state.evaluation.bound
         h = bound.extra["h_total"].astype(float)
-        total = np.where(np.isfinite(bound.total), bound.total, 0.0) * h / FACTOR
+        total = np.where(h > 0, bound.total, 0.0) * h / FACTOR
         n = np.where(h > 0, np.maximum(total - fixed_terms(self.problem.arrays), 0.0), 0.0)
         return h, n, aggregate(self.problem.arrays, self.state.schedule).h_device
 
@@ -297,8 +299,8 @@ def polish(
 ) -> State:
     """Improve a schedule by local moves until a round finds none (relative ``tolerance``), or ``max_rounds``.
 
-    ``seen``: schedules (without resources) that need no second look; grows. ``on_improvement(state)`` sees every better schedule, ``on_move()`` comes before every trial;
-    both may raise to stop.
+    ``seen``: schedules (without resources) that need no second look; grows. ``on_improvement(state)`` sees every better schedule,
+    ``on_move()`` comes before every trial; both may raise to stop.
     """
     value = merit(state)
     seen = set() if seen is None else seen

@@ -65,11 +65,12 @@ class Merit:
         target = self.problem.arrays.target
         use = np.isfinite(target) & (self.problem.objective.mode == "min_energy")
         bound, h = evaluation.bound.total[use], evaluation.bound.extra["h_total"][use]
-        reached = np.where(np.isfinite(bound), bound * h, 0.0) - target[use] * h
+        trained = h > 0
+        reached = np.where(trained, bound, 0.0) * h - target[use] * h
         # never trained: C + N = C, which is what the first step would have to work off
         untrained = self.problem.arrays.initial_gap[use] * FACTOR
         miss = np.zeros(len(target))
-        miss[use] = np.where(np.isfinite(bound), reached, untrained) / FACTOR
+        miss[use] = np.where(trained, reached, untrained) / FACTOR
         scale = np.where(use, np.abs(np.where(use, target, 0.0)), 1.0)
         return np.where(np.abs(miss) <= _MISS_TOLERANCE * scale, 0.0, miss)
 

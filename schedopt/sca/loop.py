@@ -114,8 +114,17 @@ def solve_relaxation(
             scale, model = next_scale(problem, point), next_model(problem, point, safe=safe)
         use_prox = 0.0 if point is None else prox
         new = solve_master(problem, candidates, pool.columns, model, scale, backend=backend, prox=use_prox)
-        if new is None:
+        if new is None and not points:
+            # a first guess far off may be badly scaled: the splitting method is slow but does not break down
+            new = solve_master(problem, candidates, pool.columns, model, scale, backend="scs")
+        if new is None and not points:
             raise SolverError(f"backend {backend} failed on a master of {len(pool)} columns; try another --backend")
+        if new is None:
+            # what is known is a valid relaxed point, if not a stationary one: the residual that is reported says how far off
+            point = best if best is not None else points[-1]
+            priced = price(candidates, point.prices)
+            paths = best_paths(candidates, priced.cost)
+            return RelaxedSolution(point, pool, priced, paths, tuple(merit), np.inf, np.inf, tuple(points[-_KEPT:]))
         step = np.inf if point is None else float(np.max(np.abs(new.h - point.h) / np.maximum(point.h, _TINY)))
         value = relaxed_objective(problem, new)
         # the partial linearisation may overshoot: go back and take a step of the majorant, which cannot

