@@ -49,7 +49,7 @@ _CHUNK = 1 << 17
 #: Pairs of a candidate and its steps whose constants are kept between pricings.
 _REMEMBERED = 1 << 22
 #: Relative width of the brackets of upload times: costs are stationary there, so the bounds from both ends differ by its square.
-_TIME_TOLERANCE = 2e-4
+_TIME_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -350,8 +350,8 @@ def _blocks(candidates: Candidates, first: IntArray, last: IntArray) -> _Blocks:
     return blocks.take(low_s <= high_s)
 
 
-def _cells(candidates: Candidates, blocks: _Blocks, prices: Prices) -> _Cells:
-    """Constants of the pairs at ``prices``, less those that cost more than they are worth even with free work."""
+def _cells(candidates: Candidates, blocks: _Blocks, prices: Prices, *, prune: bool = True) -> _Cells:
+    """Constants of the pairs at ``prices``; ``prune``: less those that cost more than they are worth even with free work."""
     a = candidates.arrays
     per_error = prices.noise[candidates.task]
     per_noise = per_error * candidates.scale["noise"] * a.smoothness[candidates.task]
@@ -364,7 +364,7 @@ def _cells(candidates: Candidates, blocks: _Blocks, prices: Prices) -> _Cells:
     value = _value_of_h(candidates, prices)[row]
     fixed = per_error[row] * (blocks.linear - blocks.local_full) - per_noise[row] * blocks.noise_full
     fixed -= np.where(value > 0, value * blocks.h_high, value * blocks.h_low)
-    keep = np.flatnonzero(fixed + least[row] < 0.0)
+    keep = np.flatnonzero((fixed + least[row] < 0.0) | (not prune))
     blocks, row, fixed = blocks.take(keep), row[keep], fixed[keep]
     i, j = candidates.device[row], candidates.task[row]
     return _Cells(
@@ -479,13 +479,21 @@ def price(candidates: Candidates, prices: Prices, *, for_bound: bool = False) ->
         best[0][where], best[1][where] = cells.steps[first], times[first]
     found = np.flatnonzero(np.isfinite(cost))
     columns = _columns(candidates.take(found), found, best[0][found], best[1][found], prices)
+    if for_bound:
+        # what a block of steps is priced at bounds its columns from below; their own cost is what they reach
+        cost[found] = np.inf
+        cost[columns.candidate] = price_columns(candidates, columns, prices)
     return Priced(cost, np.minimum(lower, 0.0), columns)
 
 
 def _columns(candidates: Candidates, index: IntArray, steps: FloatArray, times: FloatArray, prices: Prices) -> Columns:
     """Columns at the chosen steps and upload times, with the closed-form work and bandwidth."""
     chosen = steps.astype(np.int64)[:, None]
-    cells = _cells(candidates, _blocks(candidates, chosen, chosen), prices)
+    blocks = _blocks(candidates, chosen, chosen)
+    # of a block of steps only the first may be possible: such candidates get no column
+    kept = blocks.candidate
+    candidates, index, steps, times = candidates.take(kept), index[kept], steps[kept], times[kept]
+    cells = _cells(candidates, replace(blocks, candidate=np.arange(len(kept))), prices, prune=False)
     times = np.clip(times, cells.low_s, cells.high_s)
     work, _, _ = _best_work(cells, cells.available_s - times)
     upload = cells.uploads.best(times, cells.energy_price, cells.bandwidth_price)

@@ -561,7 +561,8 @@ class _Prices:
 class _Tables:
     """Least cost of a row over its batches, at prices of noise, bandwidth and energy.
 
-    ``band`` (G, M): prices of bandwidth in J/Hz, the first one zero; ``priced`` (R, n, M): least energy + price · bandwidth of a batch.
+    ``band`` (G, M): prices of bandwidth in J/Hz, the first one zero; ``priced`` (R, n, M): least energy + price · bandwidth of a batch;
+    ``least_band`` (R, n): bandwidth without which a batch is infeasible.
     """
 
     def __init__(self, problem: Problem, rows: _Rows) -> None:
@@ -578,6 +579,8 @@ class _Tables:
         for m in range(1, self.band.shape[1]):
             self.priced[finite, m] = some.at_price(self.band[slot, m])[0] + receive
         self.priced *= 1 - ENERGY_MARGIN
+        self.least_band = np.full(rows.batch.shape, np.inf)
+        self.least_band[finite] = some.least_band()
         self.noise_low, self.noise_log_ratio = self._noise_nodes()
 
     @staticmethod
@@ -873,7 +876,7 @@ class _Combinations:
 
 
 class _Slot:
-    """The batches of the rows that upload in one slot: O options, each a batch per row, and their energies.
+    """The batches of the rows that upload in one slot: O options that fit into the band, each a batch per row, and their energies.
 
     ``pick`` (n, O): position of the batch in the row's list; ``alone`` (n, O): energies with the whole band; ``energy`` (O,): a lower
     bound on the energy of the rows together until ``exact``, then the least energy; ``parts``, ``time``, ``band`` (n, O): once exact.
@@ -883,8 +886,11 @@ class _Slot:
         self.problem, self.tables, self.rows = problem, tables, rows
         table = tables.rows
         feasible = [np.flatnonzero(np.isfinite(table.alone[r])) for r in rows]
-        self.pick = np.stack([axis.ravel() for axis in np.meshgrid(*feasible, indexing="ij")])
         self.index = np.array(rows)[:, None]
+        pick = np.stack([axis.ravel() for axis in np.meshgrid(*feasible, indexing="ij")])
+        # at full power and as late as allowed, do they fit into the band together?
+        fits = tables.least_band[self.index, pick].sum(axis=0) < tables.total_band if len(rows) > 1 else np.isfinite(pick[0])
+        self.pick = pick[:, fits]
         self.alone = table.alone[self.index, self.pick]
         self.sigma2 = table.sigma2[self.index, self.pick]
         self.parts, self.time, self.band = (np.full(self.pick.shape, np.nan) for _ in range(3))
@@ -1030,7 +1036,8 @@ class _JointPlan:
 
         ``start``: multipliers of the limits to begin with.
         """
-        if self.const + sum(self.cost(k).min() for k in range(len(self.slots))) >= cutoff:
+        start = np.zeros(len(self.limits.limit)) if start is None else start
+        if any(_Lagrangian(self, values).dual() >= cutoff for values in (np.zeros(len(start)), start)):
             return None
         picks = np.array([self._cheapest(k) for k in range(len(self.slots))], dtype=np.int64)
         objective = self.const + sum(self.cost(k)[o] for k, o in enumerate(picks))
@@ -1039,7 +1046,7 @@ class _JointPlan:
         self.prices = self._prices(picks, np.zeros(len(self.limits.limit)))
         if self._within(picks):
             return self._choice(objective, picks, np.zeros(len(self.limits.limit)))
-        return self._solve_limited(cutoff, np.zeros(len(self.limits.limit)) if start is None else start)
+        return self._solve_limited(cutoff, start)
 
     def _cheapest(self, k: int) -> int:
         """Option of least cost of a slot; bounds are made exact until the least one is."""
@@ -1474,12 +1481,10 @@ class _Search:
         for attempt in range(8):
             before, found = self.incumbent.objective, self.incumbent.schedule is not None
             self.prices = self.prices if found else None
-            if found:
-                self.probe(pending[:64], self.combinations.quote(self.relaxation, pending[:64]), 24)
-            elif attempt < 3:
-                for point in self.combinations.points:
-                    some = self.leaders(pending, point)
-                    self.probe(some, self.combinations.quote_at(self.relaxation, some, point), 24)
+            self.probe(pending[:64], self.combinations.quote(self.relaxation, pending[:64]))
+            for point in self.combinations.points if self.combinations.grids else ():
+                some = self.leaders(pending, point)
+                self.probe(some, self.combinations.quote_at(self.relaxation, some, point))
             if not self.incumbent.objective < before and (found or attempt == 3):
                 break
             pending, bounds = self.reprice(pending, bounds)
@@ -1488,7 +1493,7 @@ class _Search:
 
     def leaders(self, pending: IntArray, point: FloatArray) -> IntArray:
         """The best few combinations at one point of the grid of free prices."""
-        sample = pending if len(pending) <= 50_000 else pending[:: -(-len(pending) // 50_000)]
+        sample = pending[:: max(1, len(pending) // 20_000)]
         bounds = self.combinations.quote_at(self.relaxation, sample, point).bound
         return sample[np.argsort(bounds, kind="stable")[:32]]
 
@@ -1503,8 +1508,8 @@ class _Search:
         keep = bounds < self.cutoff
         return _sorted(pending[keep], bounds[keep])
 
-    def probe(self, flat: IntArray, quote: _Quote, count: int) -> None:
-        """Solve the best ``count`` joint plans among each device's best plans in a few combinations."""
+    def probe(self, flat: IntArray, quote: _Quote) -> None:
+        """Solve the best joint plans among each device's best plans in a few combinations."""
         keys = self.combinations.keys(flat)
         left, t = self.relaxation.cell(quote.rate)
         chosen, owner = [np.zeros((0, len(self.plans)), dtype=np.int64)], []
@@ -1519,25 +1524,28 @@ class _Search:
             owner.extend([c] * len(chosen[-1]))
         plans, combination = self.allowed(np.vstack(chosen), np.array(owner, dtype=np.int64))
         bounds = self.joint_bounds(plans, quote.take(combination))
-        order = np.argsort(bounds, kind="stable")[:count]
+        order = np.argsort(bounds, kind="stable")[:24]
         self.solve_in_order(plans[order], bounds[order])
 
     def explore(self, flat: IntArray) -> None:
         """Solve or exclude every joint plan of some combinations."""
         quote = self.combinations.quote(self.relaxation, flat, rounds=2)
         keep = np.flatnonzero(quote.bound < self.cutoff)
-        keys, quote = self.combinations.keys(flat[keep]), quote.take(keep)
-        expanded = self.expand(keys, quote)
+        flat, quote = flat[keep], quote.take(keep)
+        expanded = self.expand(self.combinations.keys(flat), quote)
         if expanded is None:
-            middle = len(keep) // 2
-            self.explore(flat[keep[:middle]])
-            self.explore(flat[keep[middle:]])
+            self.explore(flat[: len(flat) // 2])
+            self.explore(flat[len(flat) // 2 :])
             return
         plans, owner = self.allowed(*expanded)
         bounds = self.joint_bounds(plans, quote.take(owner))
-        keep = np.flatnonzero(bounds < self.cutoff)
-        keep = keep[np.argsort(bounds[keep], kind="stable")]
-        self.solve_in_order(plans[keep], bounds[keep])
+        for point in self.combinations.points if self.combinations.grids else ():
+            keep = np.flatnonzero(bounds < self.cutoff)
+            plans, owner, bounds = plans[keep], owner[keep], bounds[keep]
+            other = self.combinations.quote_at(self.relaxation, flat[owner], point)
+            bounds = np.maximum(bounds, self.joint_bounds(plans, other))
+        order = np.argsort(bounds, kind="stable")
+        self.solve_in_order(plans[order], bounds[order])
 
     def expand(self, keys: IntArray, quote: _Quote) -> tuple[IntArray, IntArray] | None:
         """Joint plans (m, I) of combinations that the additive bound does not exclude, device by device, and their combination (m,).
@@ -1618,6 +1626,8 @@ class _Search:
         h = np.stack([plan_set.h_instant[p].sum(axis=1) for plan_set, p in zip(self.plans, members, strict=True)])
         by_slot = (tuple(int(plan[g]) for plan in plans if plan[g] < len(self.rows)) for g in range(self.problem.arrays.slots))
         slots = [self.slot(rows) for rows in by_slot if rows]
+        if any(slot.pick.shape[1] == 0 for slot in slots):
+            return
         plan = _JointPlan(self.terms, self.tables, slots, span, h, self.incumbent.check_time)
         choice = plan.solve(self.cutoff, self.multipliers)
         if choice is not None:
