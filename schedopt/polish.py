@@ -65,6 +65,10 @@ def marginal_prices(problem: Problem, state: State, merit: Merit) -> Prices:
         sign = np.sign(off) * a.dissimilarity
         distance = (np.abs(off) * a.dissimilarity).sum(axis=0)
         slope = 2.0 * distance / h * (sign - (sign * a.aggregation_weight).sum(axis=0)) - distance**2 / h**2
+        # the first device of an untrained task is all of H: d = Σ_k |1[k = i] − λ_k| δ_k h
+        share = a.aggregation_weight * a.dissimilarity
+        alone = share.sum(axis=0) + a.dissimilarity - 2.0 * share
+        slope = np.where(trained, slope, alone**2)
         worth = worth - noise * 2.0 * scale["part"] * slope
     stale = (noise * scale["stale"] * STALE_FACTOR * a.smoothness**2)[:, None]
     bandwidth = energy * marginal_bandwidth_value(a, state.schedule)
@@ -278,6 +282,11 @@ def _apply(problem: Problem, state: State, move: _Move, seen: set[bytes]) -> Sta
     return reallocate(problem, merged, np.isin(merged.end, touched))
 
 
+def _improved(value: float, tolerance: float) -> float:
+    """What counts as better than ``value``; anything finite is better than infinity."""
+    return value - tolerance * abs(value) if np.isfinite(value) else value
+
+
 def _skeleton(s: Schedule) -> bytes:
     """What a schedule is apart from its resources."""
     rows = np.stack([s.device, s.task, s.start, s.end, s.steps.astype(np.int64), s.batch.astype(np.int64)], axis=1)
@@ -314,12 +323,12 @@ def polish(
                 on_move()
             new = _apply(problem, state, move, seen)
             reached = np.inf if new is None else merit(new)
-            if new is not None and reached < value - tolerance * abs(value):
+            if new is not None and reached < _improved(value, tolerance):
                 state, value = new, reached
                 changed.add(move.device)
                 if on_improvement is not None:
                     on_improvement(state)
-        if not value < before - tolerance * abs(before):
+        if not value < _improved(before, tolerance):
             break
     return state
 

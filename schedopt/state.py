@@ -10,6 +10,7 @@ from schedopt.bounds.async_schedule import FACTOR
 from schedopt.formulation.resources import COARSE, allocate
 from schedopt.objective import Evaluation, evaluate_objective
 from schedopt.problem import FloatArray, Problem
+from schedopt.sca.surrogates import fixed_terms
 from schedopt.schedule import Schedule
 
 __all__ = ["Merit", "State", "reallocate", "state_of"]
@@ -68,7 +69,7 @@ class Merit:
         trained = h > 0
         reached = np.where(trained, bound, 0.0) * h - target[use] * h
         # never trained: C + N = C, which is what the first step would have to work off
-        untrained = self.problem.arrays.initial_gap[use] * FACTOR
+        untrained = fixed_terms(self.problem.arrays)[use] * FACTOR
         miss = np.zeros(len(target))
         miss[use] = np.where(trained, reached, untrained) / FACTOR
         scale = np.where(use, np.abs(np.where(use, target, 0.0)), 1.0)

@@ -138,7 +138,9 @@ def test_prices_of_what_could_be_added_are_gradients(name: str, seed: int) -> No
         added = Schedule.from_records([(*row, sliver, 7.0, 1e-3, 1e-30, 1.0)])
         evaluation = evaluate_objective(problem, state.schedule.concat(added))
         energy = evaluation.energy_j - state.evaluation.energy_j
-        energy_price = float(prices.energy[0]) if problem.objective.mode != "min_bound" else 0.0
+        energy_price = float(prices.energy[0])
+        if problem.objective.mode == "min_bound":
+            energy_price = merit.energy_price if merit.energy_miss(state.evaluation) > 0 else 0.0
         slope = (evaluation.objective + merit.penalty(evaluation) - before - energy_price * energy) / sliver
         predicted = bound_cost(candidates, np.array([k]), np.array([sliver]), np.array([7.0]), prices)[0] / sliver
         assert predicted == pytest.approx(slope, rel=2e-3, abs=1e-4 * abs(before))
@@ -340,7 +342,7 @@ def test_polish_stops_when_told() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        polish(problem, build_candidates(problem), state, merit_of(problem), on_round=stop)
+        polish(problem, build_candidates(problem), state, merit_of(problem), on_move=stop)
     assert len(rounds) == 1
 
 

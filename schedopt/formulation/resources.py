@@ -28,7 +28,7 @@ MARGIN = 1e-12
 #: Relative accuracy of upload times and bandwidth prices; energies are stationary in them, so theirs is about the square.
 FINE = 1e-8
 COARSE = 1e-4
-_BUDGET_ROUNDS, _BUDGET_ROUNDS_COARSE = 60, 6
+_BUDGET_ROUNDS, _BUDGET_ROUNDS_COARSE = 80, 6
 
 
 @dataclass(frozen=True)
@@ -236,9 +236,21 @@ def allocate(arrays: ProblemArrays, schedule: Schedule, *, budget_j: FloatArray 
     if np.any(work.shortest_s > work.longest_s):
         return None
     budget = arrays.energy_budget_j if budget_j is None else budget_j
-    price = np.zeros(arrays.num_devices)
+    return _within_budgets(arrays, schedule, work, budget, accuracy)
+
+
+def _within_budgets(
+    arrays: ProblemArrays, schedule: Schedule, work: _Work, budget: FloatArray, accuracy: float
+) -> Allocation | None:
+    """Prices of the budgets that bind: grown until all are met, then (unless coarse) halved towards the least that does.
+
+    A device's energy falls as its price rises; the devices' prices meet only in the band, which moves little.
+    """
+    price, spent = np.zeros(arrays.num_devices), np.full(arrays.num_devices, -1.0)
+    found: Allocation | None = None
+    fine = accuracy <= FINE
     # a coarse look gives up early: a budget that needs many rounds is hardly within reach
-    for _ in range(_BUDGET_ROUNDS if accuracy <= FINE else _BUDGET_ROUNDS_COARSE):
+    for _ in range(_BUDGET_ROUNDS if fine else _BUDGET_ROUNDS_COARSE):
         shared = _slot_prices(work, 1.0 + price[schedule.device], arrays.slots, accuracy)
         if shared is None:
             return None
@@ -247,12 +259,23 @@ def allocate(arrays: ProblemArrays, schedule: Schedule, *, budget_j: FloatArray 
         energy = _device_energy(arrays, filled, work)
         over = energy > budget * (1.0 + MARGIN)
         if not np.any(over):
-            return Allocation(filled, slot_price, price)
-        # energy falls with the price; a step in proportion to the excess, then faster
-        price = np.where(over, (1.0 + price) * np.clip((energy / budget) ** 2, 1.05, 4.0) - 1.0, price)
-        if np.any(price > 1e9):
-            return None
-    return None
+            found = Allocation(filled, slot_price, price)
+            binding = (spent >= 0) & (price > 0)
+            if not fine or not np.any(binding) or np.all((price - spent)[binding] < 1e-6 * (1.0 + price[binding])):
+                return found
+            price = np.where(binding, np.sqrt((1.0 + price) * (1.0 + spent)) - 1.0, price)
+            continue
+        spent = np.where(over, price, spent)
+        if found is not None:
+            price = np.where(over, np.sqrt((1.0 + price) * (1.0 + found.budget_price)) - 1.0, price)
+            if np.all((found.budget_price - spent)[over] < 1e-6 * (1.0 + found.budget_price[over])):
+                return found
+        else:
+            step = np.clip(np.minimum(energy / np.maximum(budget, 1e-300), 10.0) ** 2, 1.5, 4.0)
+            price = np.where(over, (1.0 + price) * step - 1.0, price)
+            if np.any(price > 1e9):
+                return None
+    return found
 
 
 def marginal_bandwidth_value(arrays: ProblemArrays, schedule: Schedule) -> FloatArray:

@@ -28,7 +28,7 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -76,16 +76,18 @@ NOISE_NODES = 32
 BAND_NODES = 40
 TASK_NODES = {1: 96, 2: 32, 3: 10}
 
+DEFECT = "this is a defect of schedopt, please report it"
+
 BoolArray = np.ndarray
 
 
 # --- resources of one upload ---------------------------------------------------------------------------------------------------------
 
 
-def _increasing_root(function: Callable[[FloatArray], FloatArray], low: FloatArray, high: FloatArray, tolerance: float = 1e-13) -> FloatArray:
+def _increasing_root(function: Callable[[FloatArray], FloatArray], low: FloatArray, high: FloatArray) -> FloatArray:
     """Zero of an increasing function, elementwise in [low, high], or the end of the interval that is nearest to it.
 
-    Chandrupatla's method: inverse quadratic interpolation where it is safe, else bisection.
+    Chandrupatla's method: inverse quadratic interpolation where it is safe, else bisection; to a relative 1e-13.
     """
     x1, x2 = high, low
     f1, f2 = function(x1), function(x2)
@@ -102,7 +104,7 @@ def _increasing_root(function: Callable[[FloatArray], FloatArray], low: FloatArr
         x2, f2 = np.where(same, x2, x1), np.where(same, f2, f1)
         x1, f1 = x, f
         width = np.abs(x2 - x1)
-        allowed = tolerance * np.abs(x1) + 1e-300
+        allowed = 1e-13 * np.abs(x1) + 1e-300
         if np.all((width <= allowed) | (f1 == 0)):
             break
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -113,6 +115,12 @@ def _increasing_root(function: Callable[[FloatArray], FloatArray], low: FloatArr
         t = np.where(safe & np.isfinite(guess), guess, 0.5)
         t = np.where(np.isfinite(edge), np.clip(t, edge, 1 - edge), 0.5)
     return x1
+
+
+def _bandwidth_worth(v: FloatArray) -> FloatArray:
+    """(v − 1) eᵛ + 1, without cancellation for small v: what bandwidth is worth at v nats per second and hertz."""
+    series = v**2 * (0.5 + v * (1.0 / 3.0 + v * (0.125 + v / 30.0)))
+    return np.where(v < 1e-3, series, v * np.exp(v) - np.expm1(v))
 
 
 @dataclass(frozen=True)
@@ -152,8 +160,8 @@ class _Uploads:
 
     def take(self, index: np.ndarray) -> _Uploads:
         """The uploads at ``index`` (positions or a mask of the first axis)."""
-        arrays = (self.nats, self.noise_gain, self.max_power, self.available, self.cycles, self.capacitance, self.freq_min, self.freq_max)
-        return _Uploads(*(v[index] for v in arrays), self.slot_s, self.band)
+        arrays = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name not in ("slot_s", "band")}
+        return replace(self, **arrays)
 
     @cached_property
     def latest(self) -> FloatArray:
@@ -180,7 +188,7 @@ class _Uploads:
 
     def _slope(self, time: FloatArray, efficiency: FloatArray, band: FloatArray) -> FloatArray:
         """d energy / d time at fixed bandwidth, for ``time`` ≥ :attr:`unhurried`; ``efficiency`` v = nats / (time · band)."""
-        sending = band * self.noise_gain * (efficiency * np.exp(efficiency) - np.expm1(efficiency))
+        sending = band * self.noise_gain * _bandwidth_worth(efficiency)
         return self.capacitance * (self.cycles / (self.available - time)) ** 3 - sending
 
     def at_band(self, band: FloatArray | float) -> tuple[FloatArray, FloatArray]:
@@ -255,7 +263,7 @@ class _Uploads:
         energy, time = self.at_band(band)
         v = self.nats / (time * band)
         with np.errstate(over="ignore", invalid="ignore"):
-            price = time * self.noise_gain * (v * np.exp(v) - np.expm1(v))
+            price = time * self.noise_gain * _bandwidth_worth(v)
         return np.where(np.isfinite(energy), price, np.nan)
 
 
@@ -399,6 +407,10 @@ class _Rows:
     def __len__(self) -> int:
         return len(self.device)
 
+    def take(self, index: np.ndarray) -> _Rows:
+        """The rows at ``index`` (positions or a mask)."""
+        return _Rows(*(getattr(self, f.name)[index] for f in fields(self)))
+
 
 def _candidates(terms: _Terms) -> Iterator[tuple[int, int, int, int, int]]:
     """(device, task, start, end, steps) that constraints 2 and 4 and C1 allow and that can serve the objective."""
@@ -429,30 +441,29 @@ def _row_uploads(problem: Problem, rows: _Rows, index: np.ndarray, batch: IntArr
 def _build_rows(terms: _Terms) -> _Rows:
     """All rows that are feasible alone with some batch."""
     a = terms.problem.arrays
-    columns = np.array(list(_candidates(terms)), dtype=np.int64).reshape(-1, 5).T
-    i, j, start, end, steps = columns
+    i, j, start, end, steps = np.array(list(_candidates(terms)), dtype=np.int64).reshape(-1, 5).T
     widest = int((a.samples - a.min_batch + 1)[a.has_data].max()) if len(i) else 1
     batch = a.min_batch[j][:, None] + np.arange(max(widest, 1))
-    samples = a.samples[i, j][:, None]
+    samples = a.samples[i, j][:, None].astype(float)
     sigma2 = minibatch_variance(a.gradient_variance[i, j][:, None], np.minimum(batch, samples), samples)
     receive_j = a.receive_power_w[i] * a.model_bits[j] / a.downlink_bps[i]
-    rows = _Rows(i, j, start, end, steps, *_bound_shares(terms, i, j, start, end, steps), batch, sigma2, receive_j, sigma2)
+    h, fixed, noise, stale = _bound_shares(terms, i, j, start, end, steps)
+    rows = _Rows(i, j, start, end, steps, h, fixed, noise, stale, batch, sigma2, receive_j, np.zeros(batch.shape))
     index = np.broadcast_to(np.arange(len(i))[:, None], batch.shape)
     energy = _row_uploads(terms.problem, rows, index, batch).at_band(a.bandwidth_hz)[0] + receive_j[:, None]
-    energy = np.where(batch <= samples, energy, np.inf)
-    keep = np.isfinite(energy).any(axis=1)
-    arrays = [getattr(rows, name)[keep] for name in _Rows.__dataclass_fields__ if name != "alone"]
-    return _Rows(*arrays, energy[keep])
+    rows = replace(rows, alone=np.where(batch <= samples, energy, np.inf))
+    return rows.take(np.flatnonzero(np.isfinite(rows.alone).any(axis=1)))
 
 
 def _bound_shares(
     terms: _Terms, i: IntArray, j: IntArray, start: IntArray, end: IntArray, steps: IntArray
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """``h``, ``fixed``, ``noise`` and ``stale`` of rows: formulation section 3, with the scaled terms."""
+    """``h``, ``fixed``, ``noise`` and ``stale`` of rows: the terms of Theorem 1 that a row adds to, scaled."""
     a, scale = terms.problem.arrays, terms.scale
     eta, theta, kappa = a.learning_rate[j], a.server_weight[i, j], end - 1 - start
-    h = eta * theta * prox_step_sum(steps, eta * a.prox[j])
-    aggregated = (eta * theta) ** 2 * prox_step_square_sum(steps, eta * a.prox[j])
+    local_steps, shrink = steps.astype(float), eta * a.prox[j]
+    h = eta * theta * prox_step_sum(local_steps, shrink)
+    aggregated: FloatArray = (eta * theta) ** 2 * prox_step_square_sum(local_steps, shrink)
     step = (a.smoothness[j] * eta) ** 2
     drift = a.gradient_drift[i, j] ** 2 + a.mean_gradient_drift[j] ** 2 / 16.0
     local = LOCAL_DRIFT_FACTOR * steps**2 * a.dissimilarity[i, j] ** 2
@@ -513,16 +524,15 @@ def _row_sets(rows: _Rows, device: int, slots: int) -> list[tuple[int, ...]]:
 def _build_plans(terms: _Terms, rows: _Rows, device: int) -> _Plans:
     """The plans of a device that its energy budget allows with the smallest batches."""
     a = terms.problem.arrays
-    table = np.full((1, a.slots), len(rows))
     sets = _row_sets(rows, device, a.slots)
     table = np.full((len(sets), a.slots), len(rows))
     for p, members in enumerate(sets):
         for row in members:
             table[p, rows.end[row] - 1] = row
     energy = np.append(rows.alone.min(axis=1, initial=np.inf), 0.0)[table].sum(axis=1)
-    table, energy = table[energy <= a.energy_budget_j[device] * (1 + ROUNDING)], energy[energy <= a.energy_budget_j[device] * (1 + ROUNDING)]
-    per_row = _row_shares(terms, rows)
-    h_instant, span, fixed = (share[table].sum(axis=1) for share in per_row)
+    affordable = energy <= a.energy_budget_j[device] * (1 + ROUNDING)
+    table, energy = table[affordable], energy[affordable]
+    h_instant, span, fixed = (share[table].sum(axis=1) for share in _row_shares(terms, rows))
     # sums of equal steps in another order differ in the last digits: they are one key
     keys = h_instant.sum(axis=2)
     scale = max(float(keys.max(initial=0.0)), 1e-300)
@@ -568,19 +578,17 @@ class _Tables:
     def __init__(self, problem: Problem, rows: _Rows) -> None:
         self.rows = rows
         self.total_band = problem.arrays.bandwidth_hz
-        index = np.broadcast_to(np.arange(len(rows))[:, None], rows.batch.shape)
-        uploads = _row_uploads(problem, rows, index, np.where(np.isfinite(rows.alone), rows.batch, 0))
         finite = np.isfinite(rows.alone)
-        self.band = self._band_nodes(problem, uploads.take(finite), (rows.end - 1)[index[finite]])
+        index = np.nonzero(finite)[0]
+        uploads, slot = _row_uploads(problem, rows, index, rows.batch[finite]), rows.end[index] - 1
+        self.band = self._band_nodes(problem, uploads, slot)
         self.priced = np.full((*rows.batch.shape, self.band.shape[1]), np.inf)
         self.priced[..., 0] = rows.alone
-        some, slot = uploads.take(finite), (rows.end - 1)[index[finite]]
-        receive = rows.receive_j[index[finite]]
         for m in range(1, self.band.shape[1]):
-            self.priced[finite, m] = some.at_price(self.band[slot, m])[0] + receive
+            self.priced[finite, m] = uploads.at_price(self.band[slot, m])[0] + rows.receive_j[index]
         self.priced *= 1 - ENERGY_MARGIN
         self.least_band = np.full(rows.batch.shape, np.inf)
-        self.least_band[finite] = some.least_band()
+        self.least_band[finite] = uploads.least_band()
         self.noise_low, self.noise_log_ratio = self._noise_nodes()
 
     @staticmethod
@@ -594,7 +602,8 @@ class _Tables:
         for g in range(a.slots):
             mine = scarcity[:, slot == g]
             if np.isfinite(mine).any():
-                nodes[g, 1:] = np.geomspace(np.nanmin(mine), np.nanmax(mine), BAND_NODES - 1)
+                low = np.nanmin(mine)
+                nodes[g, 1:] = np.geomspace(low, max(np.nanmax(mine), 2.0 * low), BAND_NODES - 1)
         return nodes
 
     def _noise_nodes(self) -> tuple[FloatArray, FloatArray]:
@@ -670,8 +679,12 @@ class _Quote:
     def best(self, other: _Quote) -> _Quote:
         """Elementwise the one of larger bound."""
         better = other.bound > self.bound
-        pick = [np.where(better, getattr(other, name), getattr(self, name)) for name in ("bound", "offset", "scale")]
-        return _Quote(*pick, np.where(better[:, None], other.rate, self.rate))
+        return _Quote(
+            np.where(better, other.bound, self.bound),
+            np.where(better, other.offset, self.offset),
+            np.where(better, other.scale, self.scale),
+            np.where(better[:, None], other.rate, self.rate),
+        )
 
 
 class _Relaxation:
@@ -1081,7 +1094,10 @@ class _JointPlan:
     def _choice(self, objective: float, picks: IntArray, multipliers: FloatArray, splits: dict[int, _Split] | None = None) -> _Choice:
         """The joint plan's solution in the order of its rows."""
         splits = splits or {}
-        rows, batch, time, band = [], [], [], []
+        rows: list[int] = []
+        batch: list[int] = []
+        time: list[float] = []
+        band: list[float] = []
         for k, (slot, o) in enumerate(zip(self.slots, picks, strict=True)):
             rows.extend(slot.rows)
             batch.extend(slot.tables.rows.batch[slot.index[:, 0], slot.pick[:, o]])
@@ -1243,7 +1259,7 @@ class _JointPlan:
             if not objective + self.terms.energy_weight * float(shares.dual(trials, energy).max()) < ceiling:
                 return None
             price = shares.improved(price, energy)
-        raise SolverError("enumeration: splitting the band within the energy budgets did not converge; this is a defect, please report it")
+        raise SolverError(f"enumeration: splitting the band within the energy budgets did not converge; {DEFECT}")
 
 
 class _Lagrangian:
@@ -1479,6 +1495,8 @@ class _Search:
         limits. Until there is an incumbent, the best joint plan supplies the prices, infeasible though it is.
         """
         for attempt in range(8):
+            if not len(pending):
+                break
             before, found = self.incumbent.objective, self.incumbent.schedule is not None
             self.prices = self.prices if found else None
             self.probe(pending[:64], self.combinations.quote(self.relaxation, pending[:64]))
@@ -1597,8 +1615,8 @@ class _Search:
     def _joint_bounds(self, plans: IntArray, quote: _Quote) -> FloatArray:
         tables, table = self.tables, self.relaxation.row_cost
         rows = np.stack([plan.rows[plans[:, i]] for i, plan in enumerate(self.plans)], axis=1)
-        span = sum(plan.span[plans[:, i]] for i, plan in enumerate(self.plans))
-        fixed = sum(plan.fixed[plans[:, i]] for i, plan in enumerate(self.plans))
+        span = np.sum([plan.span[plans[:, i]] for i, plan in enumerate(self.plans)], axis=0)
+        fixed = np.sum([plan.fixed[plans[:, i]] for i, plan in enumerate(self.plans)], axis=0)
         noise, stale, task = (np.append(v, 0) for v in (self.rows.noise, self.rows.stale, self.rows.task))
         total = (quote.rate * fixed).sum(axis=1) - self.relaxation.budget_paid
         every = np.arange(len(plans))[:, None]
@@ -1622,7 +1640,7 @@ class _Search:
         """Solve one joint plan exactly and offer its schedule."""
         self.solved += 1
         plans = [plan_set.rows[p] for plan_set, p in zip(self.plans, members, strict=True)]
-        span = sum(plan_set.span[p] for plan_set, p in zip(self.plans, members, strict=True))
+        span = np.sum([plan_set.span[p] for plan_set, p in zip(self.plans, members, strict=True)], axis=0)
         h = np.stack([plan_set.h_instant[p].sum(axis=1) for plan_set, p in zip(self.plans, members, strict=True)])
         by_slot = (tuple(int(plan[g]) for plan in plans if plan[g] < len(self.rows)) for g in range(self.problem.arrays.slots))
         slots = [self.slot(rows) for rows in by_slot if rows]
@@ -1649,16 +1667,16 @@ class _Search:
         """Offer the schedule of a choice; the exact evaluator must agree with its objective."""
         rows, r = self.rows, choice.rows
         uploads = _row_uploads(self.problem, rows, r, choice.batch)
-        power = transmit_power_w(uploads.nats / LN2, choice.time, choice.band, 1.0, uploads.noise_gain) if len(r) else []
+        power = transmit_power_w(uploads.nats / LN2, choice.time, choice.band, 1.0, uploads.noise_gain)
         schedule = Schedule(
-            rows.device[r], rows.task[r], rows.start[r], rows.end[r], rows.steps[r], choice.batch,
+            rows.device[r], rows.task[r], rows.start[r], rows.end[r], rows.steps[r].astype(float), choice.batch.astype(float),
             uploads.frequency(choice.time), power, choice.band,
         )  # fmt: skip
         exact = evaluate_objective(self.problem, schedule).objective
         if abs(exact - choice.objective) > 1e-9 * max(abs(exact), abs(choice.objective)):
-            raise SolverError(f"enumeration: found {choice.objective!r} where the evaluator says {exact!r}; this is a defect, please report it")
+            raise SolverError(f"enumeration: found {choice.objective:.15g}, the evaluator says {exact:.15g}; {DEFECT}")
         if exact < self.incumbent.objective and not self.incumbent.offer(schedule):
-            raise SolverError("enumeration: the validator refuses a schedule that should be feasible; this is a defect, please report it")
+            raise SolverError(f"enumeration: the validator refuses a schedule that should be feasible; {DEFECT}")
         self.multipliers = choice.multipliers
 
 
@@ -1673,9 +1691,7 @@ class Enumeration:
 
     name = "enumeration"
 
-    def solve(
-        self, problem: Problem, *, settings: SolverSettings, seed: int = 0, progress: ProgressCallback | None = None
-    ) -> SolveResult:
+    def solve(self, problem: Problem, *, settings: SolverSettings, seed: int = 0, progress: ProgressCallback | None = None) -> SolveResult:
         """Exact optimum; ``lower_bound`` is the optimum lowered by :data:`BOUND_MARGIN`.
 
         Raises ``InputError`` if the problem has more plans than the limits of this module. Deterministic: ``seed`` is only recorded.
@@ -1734,7 +1750,7 @@ def _untrainable(terms: _Terms, rows: _Rows) -> str:
         if np.any(rows.task == j):
             continue
         name = terms.problem.tasks[j].name
-        if _most_steps(terms, j) < 1:
+        if _most_steps(terms, int(j)) < 1:
             return f"task {name}: condition C1 (learning_rate * smoothness * steps <= 1/20) forbids even one step"
         if not np.any(a.has_data[:, j] & (a.samples[:, j] >= a.min_batch[j]) & (a.server_weight[:, j] > 0)):
             return f"task {name}: no device holds min_batch = {a.min_batch[j]} samples and a positive weight"
@@ -1746,7 +1762,8 @@ def _unaffordable(terms: _Terms, plans: Sequence[_Plans]) -> str:
     """Which task no device's energy budget allows to train, empty if there is none."""
     most = sum(plan.h.max(axis=0) for plan in plans)
     for j in np.flatnonzero(terms.relevant & (most <= 0)):
-        return f"task {terms.problem.tasks[j].name}: no device's energy_budget_j allows even one step of the smallest batch with the whole band"
+        name = terms.problem.tasks[j].name
+        return f"task {name}: no device's energy_budget_j allows even one step of the smallest batch with the whole band"
     return ""
 
 
@@ -1761,4 +1778,5 @@ def _infeasibility(terms: _Terms) -> str:
         names.append("the targets")
     if problem.objective.enforce_conditions:
         names.append("the conditions C1 and C2")
-    return f"no plan trains every task within {', '.join(names)}: all {float(np.prod(_count_plans(terms), dtype=float)):.4g} joint plans are excluded"
+    joint = float(np.prod(_count_plans(terms), dtype=float))
+    return f"no plan trains every task within {', '.join(names)}: all {joint:.4g} joint plans are excluded"
