@@ -90,6 +90,10 @@ def round_columns(problem: Problem, candidates: Candidates, chosen: IntArray, po
     steps = np.bincount(columns.candidate, weights=point.weights * columns.steps, minlength=n)
     work = np.bincount(columns.candidate, weights=point.weights * columns.work, minlength=n)
     k = chosen[weight[chosen] > 0.05]
+    if len(k) == 0 and len(chosen):
+        # a relaxation that wants a sliver of one assignment: all of it, then
+        k = chosen[[int(np.argmax(weight[chosen]))]]
+        weight[k] = np.maximum(weight[k], 1e-300)
     i, j = candidates.device[k], candidates.task[k]
     e = np.clip(np.round(steps[k] / weight[k]), 1, candidates.steps.max(axis=1)[j])
     batch = np.clip(np.round(work[k] / weight[k] / e), a.min_batch[j], a.samples[i, j])

@@ -100,6 +100,7 @@ def statements(node: ast.AST) -> Iterator[ast.AST]:
             yield from statements(child)
 
 
+@cache
 def imports(module: str) -> set[str]:
     """Names of the modules that ``module`` imports anywhere; ``from package import x`` counts as ``package.x`` where that is one."""
     found = set()

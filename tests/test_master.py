@@ -28,7 +28,7 @@ from schedopt.sca.surrogates import RatioModel, fixed_terms, majorant
 VARIANTS: dict[str, dict[str, Any]] = {
     "weighted": {"mode": "weighted"},
     "weighted horizon": {"mode": "weighted", "participation": "horizon"},
-    "min_bound": {"mode": "min_bound"},
+    "min_bound": {"mode": "min_bound", "total_energy_j": None},
     "min_bound limited": {"mode": "min_bound", "total_energy_j": 0.25},
     "min_energy": {"mode": "min_energy"},
     "min_energy horizon": {"mode": "min_energy", "participation": "horizon"},
@@ -259,11 +259,11 @@ def test_bandwidth_prices_are_slopes_of_the_optimal_value(name: str) -> None:
 
 
 def with_tight_budgets(case: Case) -> Problem:
-    """The problem with nine tenths of what every device spends without a budget, or a little where it spends nothing."""
+    """The problem with nine tenths of what every device spends without a budget, or some where it spends next to nothing."""
     point, data = case.solve(), case.problem.to_dict()
     spent = np.bincount(case.candidates.device[case.columns.candidate], weights=case.columns.energy_j * point.weights, minlength=3)
     for device, energy in zip(data["devices"], spent, strict=True):
-        device["energy_budget_j"] = max(0.9 * float(energy), 0.02)
+        device["energy_budget_j"] = 0.9 * float(energy) if energy > 1e-3 else 0.02
     return make_problem(data)
 
 

@@ -13,6 +13,7 @@ from schedopt.certify import METHOD, Certifier, first_order_gap
 from schedopt.errors import InfeasibleError
 from schedopt.feasibility import unreachable_reason
 from schedopt.formulation.candidates import Candidates, build_candidates
+from schedopt.objective import evaluate_objective
 from schedopt.polish import kick, polish
 from schedopt.problem import Problem
 from schedopt.repair import repair
@@ -24,6 +25,8 @@ from schedopt.sca.master import MasterPoint
 from schedopt.sca.pool import ColumnPool
 from schedopt.schedule import Schedule
 from schedopt.solvers.base import Incumbent, ProgressCallback, SolverSettings, TimeLimitReached
+from schedopt.solvers.greedy_energy import GreedyEnergy
+from schedopt.solvers.random_feasible import RandomFeasible
 from schedopt.state import Merit, State, state_of
 
 __all__ = ["AssignmentSca"]
@@ -129,7 +132,8 @@ class _Run:
         if len(missed):
             j = int(missed[0])
             reached, target = evaluation.bound.total[j], self.problem.arrays.target[j]
-            return f"task {self.problem.tasks[j].name!r}: the best schedule found has a bound of {reached:.6g}, above its target {target:.6g}"
+            name = self.problem.tasks[j].name
+            return f"task {name!r}: the best schedule found has a bound of {reached:.6g}, above its target {target:.6g}"
         if self.merit.energy_miss(evaluation) > 0:
             limit = self.problem.objective.total_energy_j
             return f"training the tasks {names} took {evaluation.energy_j:.6g} J at least, above total_energy_j = {limit:.6g}"
@@ -145,7 +149,21 @@ class _Run:
     def _make_schedule(self, candidates: Candidates, relaxed: RelaxedSolution) -> None:
         self._use_prices(relaxed.point, _PENALTY_FACTORS[0])
         self._dive(candidates, relaxed)
+        if self.held.schedule is None:
+            self._fall_back()
         self._polish(candidates, relaxed.point, _SHORT)
+
+    def _fall_back(self) -> None:
+        """Where rounding found nothing feasible, start the local moves from what the heuristics find."""
+        for heuristic in (GreedyEnergy(), RandomFeasible()):
+            self._tick("heuristics")
+            found = heuristic.solve(self.problem, settings=SolverSettings(time_limit_s=self._time_left(), max_iterations=50))
+            if found.schedule is not None:
+                self._offer(State(found.schedule, evaluate_objective(self.problem, found.schedule)))
+
+    def _time_left(self) -> float | None:
+        limit = self.settings.time_limit_s
+        return None if limit is None else max(limit - self.held.elapsed_s, 1e-3)
 
     def _prove(self, prover: Certifier, cuts: int) -> None:
         upper = self.held.objective
