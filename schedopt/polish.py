@@ -334,14 +334,14 @@ def polish(
 
 
 def kick(problem: Problem, candidates: Candidates, state: State, merit: Merit, rng: np.random.Generator) -> State | None:
-    """A state elsewhere: one or two devices re-planned at randomly distorted costs; None if it has no resources."""
+    """A state elsewhere: one to three devices re-planned at randomly distorted costs; None if it has no resources."""
     a = problem.arrays
     prices = marginal_prices(problem, state, merit)
     distorted = replace(prices, value=prices.value * np.exp(rng.normal(0.0, 0.5, prices.value.shape)))
     priced = price(candidates, distorted)
     cost = priced.cost * np.exp(rng.normal(0.0, 0.5, len(candidates)))
     paths = best_paths(candidates, cost)
-    chosen = rng.choice(a.num_devices, size=min(a.num_devices, int(rng.integers(1, 3))), replace=False)
+    chosen = rng.choice(a.num_devices, size=min(a.num_devices, int(rng.integers(1, 4))), replace=False)
     columns = priced.columns.take(np.isin(priced.columns.candidate, paths.chosen))
     rows = _rows(problem, candidates, columns)
     s = state.schedule

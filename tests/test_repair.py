@@ -178,7 +178,7 @@ def random_skeleton(rng: np.random.Generator, data: dict[str, Any]) -> Schedule:
     return make_schedule(data, rows)
 
 
-@cases(40)
+@cases(30)
 @given(seeds)
 def test_random_schedules_become_valid(seed: int) -> None:
     """Deadlines, band, budgets, C1 and C2 broken together: what comes back is valid, or nothing."""

@@ -42,10 +42,10 @@ _RESTARTS = 4
 #: Rounds of local moves before the proof, and after it.
 _SHORT, _LONG = 3, 30
 #: Kicks of the iterated local search: at most, and times the number of candidates.
-_MOST_KICKS = 30
+_MOST_KICKS = 60
 _KICK_WORK = 8_000
 #: Kicks in vain after which the search ends.
-_PATIENCE = 10
+_PATIENCE = 20
 #: Penalties of missed limits, as multiples of the relaxation's prices, tried in turn until none is missed.
 _PENALTY_FACTORS = (3.0, 10.0, 100.0, 1e4)
 
