@@ -27,9 +27,9 @@ from schedopt.solvers.base import SolverSettings
 ORACLE = "enumeration"
 SOLVERS = [name for name in solver_names() if name != ORACLE]
 MODES = ("weighted", "min_energy", "min_bound")
-#: Random search is as long as it is told to be. The time limit is far beyond what any of these problems takes: it ends a solver that
-#: has lost its way, whose status then is not the one expected.
-SETTINGS = SolverSettings(max_iterations=30, time_limit_s=120.0)
+#: Random search is as long as it is told to be, and so is column generation. The time limit is far beyond what any of these problems
+#: takes: it ends a solver that has lost its way, whose status then is not the one expected.
+SETTINGS = SolverSettings(max_iterations=12, time_limit_s=120.0)
 
 
 # --- 50 problems -----------------------------------------------------------------------------------------------------------------------
@@ -140,6 +140,7 @@ def _short_searches() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("schedopt.solvers.assignment_sca._MOST_KICKS", 1)
         patch.setattr("schedopt.solvers.assignment_sca._LONG", 2)
+        patch.setattr("schedopt.solvers.assignment_sca._RESTARTS", 1)
         patch.setattr("schedopt.solvers.heuristics.REFINED", 2)
         yield
 
