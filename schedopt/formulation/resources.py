@@ -12,16 +12,16 @@ per slot makes it separate by upload. Compared with conic solvers in ``tests/tes
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from schedopt.formulation.uplink import LN2, UplinkChoice, Uploads, price_shape, uploads_of
 from schedopt.physics import transmit_power_w, uplink_rate_bps
-from schedopt.problem import FloatArray, ProblemArrays
+from schedopt.problem import FloatArray, IntArray, ProblemArrays
 from schedopt.schedule import Schedule
 
-__all__ = ["COARSE", "FINE", "Allocation", "allocate", "compute_slope", "feasible_times", "least_bandwidth_hz", "marginal_bandwidth_value"]
+__all__ = ["COARSE", "FINE", "Allocation", "allocate", "compute_slope", "feasible_times", "group_energy_j", "least_bandwidth_hz", "marginal_bandwidth_value"]
 
 #: Deadlines and limits are met with this relative margin, so that rounding in a file does not break them.
 MARGIN = 1e-12
@@ -214,7 +214,7 @@ def _widen(function: Callable[[FloatArray], FloatArray], low: FloatArray, high: 
 
 def _schedule_with(arrays: ProblemArrays, schedule: Schedule, work: _Work, times: FloatArray, choice: UplinkChoice) -> Schedule:
     """The schedule with resources that meet every limit in floating point."""
-    used = np.bincount(work.slot, weights=choice.bandwidth_hz, minlength=arrays.slots)
+    used = np.bincount(work.slot, weights=choice.bandwidth_hz)
     with np.errstate(divide="ignore"):
         stretch = (arrays.bandwidth_hz * (1.0 - MARGIN) / used)[work.slot]
     # what is left of the band lowers the power of everybody; a hair too much is taken back
@@ -237,6 +237,33 @@ def allocate(arrays: ProblemArrays, schedule: Schedule, *, budget_j: FloatArray 
         return None
     budget = arrays.energy_budget_j if budget_j is None else budget_j
     return _within_budgets(arrays, schedule, work, budget, accuracy)
+
+
+def group_energy_j(arrays: ProblemArrays, schedule: Schedule, group: IntArray, count: int) -> FloatArray:
+    """Least energy of each of ``count`` groups of assignments that share one band, shape (count,), in J; +inf where that is impossible.
+
+    ``group``: of each row of ``schedule``, shape (n,). Rows of a group must end in one slot; the energy budgets are left out. Many
+    alternatives for a slot are thus priced at once.
+    """
+    total = np.zeros(count)
+    if len(schedule) == 0:
+        return total
+    work = replace(_work(arrays, schedule), slot=group)
+    alone = work.shortest_s <= work.longest_s
+    total[group[~alone]] = np.inf
+    shared = np.bincount(group, minlength=count) > 1
+    needed = np.bincount(group, weights=np.where(alone, _smallest_bandwidth(work), 0.0), minlength=count)
+    total[shared & (needed > arrays.bandwidth_hz * (1.0 - MARGIN))] = np.inf
+    kept = np.flatnonzero(np.isfinite(total[group]))
+    if not len(kept):
+        return total
+    number = np.unique(group[kept], return_inverse=True)[1]
+    part, rows = replace(work.take(kept), slot=number), schedule.take(kept)
+    shared_band = _slot_prices(part, np.ones(len(kept)), int(number.max()) + 1, COARSE)
+    assert shared_band is not None  # groups without enough band have just been left out
+    _, times, choice = shared_band
+    np.add.at(total, group[kept], _energy_j(arrays, _schedule_with(arrays, rows, part, times, choice), part))
+    return total
 
 
 def _within_budgets(
@@ -290,9 +317,13 @@ def marginal_bandwidth_value(arrays: ProblemArrays, schedule: Schedule) -> Float
 
 
 def _device_energy(arrays: ProblemArrays, schedule: Schedule, work: _Work) -> FloatArray:
-    """Energy of each device, shape (I,), in J (formulation constraint 6; the same as physics, from the times at hand)."""
+    """Energy of each device, shape (I,), in J."""
+    return np.bincount(schedule.device, weights=_energy_j(arrays, schedule, work), minlength=arrays.num_devices)
+
+
+def _energy_j(arrays: ProblemArrays, schedule: Schedule, work: _Work) -> FloatArray:
+    """Energy of each assignment, shape (n,), in J (formulation constraint 6; the same as physics, from the times at hand)."""
     i, j = schedule.device, schedule.task
     receive = arrays.receive_power_w[i] * arrays.model_bits[j] / arrays.downlink_bps[i]
     rate = uplink_rate_bps(schedule.bandwidth_hz, schedule.power_w, 1.0 / work.uploads.noise_over_gain, 1.0)
-    energy = 0.5 * work.capacitance * work.cycles * schedule.freq_hz**2 + schedule.power_w * work.uploads.bits / rate + receive
-    return np.bincount(i, weights=energy, minlength=arrays.num_devices)
+    return 0.5 * work.capacitance * work.cycles * schedule.freq_hz**2 + schedule.power_w * work.uploads.bits / rate + receive

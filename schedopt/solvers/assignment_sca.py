@@ -241,6 +241,7 @@ class _Run:
                 self.best,
                 self.merit,
                 max_rounds=rounds,
+                joint=rounds == _LONG,
                 on_move=self.held.check_time,
                 on_improvement=self._offer,
             )

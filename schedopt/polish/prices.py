@@ -1,0 +1,58 @@
+"""Marginal prices of a schedule: gradients of the exact objective."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from schedopt.bounds.async_schedule import FACTOR, STALE_FACTOR, aggregate
+from schedopt.formulation.candidates import Prices
+from schedopt.formulation.resources import marginal_bandwidth_value
+from schedopt.problem import TERMS, Problem
+from schedopt.sca.surrogates import fixed_terms
+from schedopt.state import Merit, State
+
+__all__ = ["marginal_prices"]
+
+
+def marginal_prices(problem: Problem, state: State, merit: Merit) -> Prices:
+    """First-order prices of energy, bandwidth, h and errors at a schedule (gradients of the objective).
+
+    Limits of the mode count at the relaxation's prices, and at the penalty's where a target is missed.
+    """
+    a, mode = problem.arrays, problem.objective.mode
+    scale = dict(zip(TERMS, a.term_scale, strict=True))
+    sums = aggregate(a, state.schedule)
+    bound = state.evaluation.bound
+    # a task that is never trained is priced as if it had a small share of the others' training
+    trained = sums.h_total > 0
+    h = np.where(trained, sums.h_total, 1e-3 * (float(sums.h_total.max(initial=0.0)) or 1.0))
+    w = FACTOR * a.weight
+    noise = w / h
+    total_terms = np.where(trained, np.where(trained, bound.total, 0.0) * h / FACTOR, fixed_terms(a))
+    value = noise * total_terms / h
+    energy = {"weighted": problem.objective.energy_weight, "min_energy": 1.0, "min_bound": merit.energy_price / merit.factor}[mode]
+    if mode == "min_energy":
+        missed = merit.target_misses(state.evaluation) > 0
+        noise = np.where(np.isfinite(a.target), merit.target_price * np.where(missed, 1.0, 1.0 / merit.factor), 0.0)
+        value = noise * np.where(np.isfinite(a.target), a.target, 0.0) / FACTOR
+    worth = np.broadcast_to(value, a.has_data.shape)
+    if problem.objective.participation == "horizon":
+        off = sums.h_device - a.aggregation_weight * sums.h_total
+        sign = np.sign(off) * a.dissimilarity
+        distance = (np.abs(off) * a.dissimilarity).sum(axis=0)
+        slope = 2.0 * distance / h * (sign - (sign * a.aggregation_weight).sum(axis=0)) - distance**2 / h**2
+        # the first device of an untrained task is all of H: d = Σ_k |1[k = i] − λ_k| δ_k h
+        share = a.aggregation_weight * a.dissimilarity
+        alone = share.sum(axis=0) + a.dissimilarity - 2.0 * share
+        slope = np.where(trained, slope, alone**2)
+        worth = worth - noise * 2.0 * scale["part"] * slope
+    stale = (noise * scale["stale"] * STALE_FACTOR * a.smoothness**2)[:, None]
+    bandwidth = energy * marginal_bandwidth_value(a, state.schedule)
+    return Prices(
+        energy=np.full(a.num_devices, max(energy, 1e-12)),
+        bandwidth=bandwidth,
+        value=worth,
+        noise=noise,
+        span_h=stale * sums.noise_instant,
+        instant_noise=stale * sums.stale_span,
+    )
