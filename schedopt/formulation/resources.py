@@ -21,7 +21,17 @@ from schedopt.physics import transmit_power_w, uplink_rate_bps
 from schedopt.problem import FloatArray, IntArray, ProblemArrays
 from schedopt.schedule import Schedule
 
-__all__ = ["COARSE", "FINE", "Allocation", "allocate", "compute_slope", "feasible_times", "group_energy_j", "least_bandwidth_hz", "marginal_bandwidth_value"]
+__all__ = [
+    "COARSE",
+    "FINE",
+    "Allocation",
+    "allocate",
+    "compute_slope",
+    "feasible_times",
+    "group_energy_j",
+    "least_bandwidth_hz",
+    "marginal_bandwidth_value",
+]
 
 #: Deadlines and limits are met with this relative margin, so that rounding in a file does not break them.
 MARGIN = 1e-12
