@@ -261,10 +261,11 @@ def group_energy_j(arrays: ProblemArrays, schedule: Schedule, group: IntArray, c
     work = replace(_work(arrays, schedule), slot=group)
     alone = work.shortest_s <= work.longest_s
     total[group[~alone]] = np.inf
-    shared = np.bincount(group, minlength=count) > 1
-    needed = np.bincount(group, weights=np.where(alone, _smallest_bandwidth(work), 0.0), minlength=count)
-    total[shared & (needed > arrays.bandwidth_hz * (1.0 - MARGIN))] = np.inf
     kept = np.flatnonzero(np.isfinite(total[group]))
+    needed = np.bincount(group[kept], weights=_smallest_bandwidth(work.take(kept)), minlength=count)
+    shared = np.bincount(group[kept], minlength=count) > 1
+    total[shared & (needed > arrays.bandwidth_hz * (1.0 - MARGIN))] = np.inf
+    kept = kept[np.isfinite(total[group[kept]])]
     if not len(kept):
         return total
     number = np.unique(group[kept], return_inverse=True)[1]
