@@ -42,10 +42,10 @@ _RESTARTS = 4
 #: Rounds of local moves before the proof, and after it.
 _SHORT, _LONG = 3, 30
 #: Kicks of the iterated local search: at most, and times the number of candidates.
-_MOST_KICKS = 60
+_MOST_KICKS = 20
 _KICK_WORK = 8_000
 #: Kicks in vain after which the search ends.
-_PATIENCE = 20
+_PATIENCE = 8
 #: Penalties of missed limits, as multiples of the relaxation's prices, tried in turn until none is missed.
 _PENALTY_FACTORS = (3.0, 10.0, 100.0, 1e4)
 
@@ -263,7 +263,7 @@ class _Run:
             moved = kick(self.problem, candidates, self.best, self.merit, self.rng)
             if moved is None or not np.isfinite(self.merit(moved)):
                 continue
-            state = polish(self.problem, candidates, moved, self.merit, max_rounds=6, seen=seen, on_move=self.held.check_time)
+            state = polish(self.problem, candidates, moved, self.merit, max_rounds=6, joint=True, seen=seen, on_move=self.held.check_time)
             if self.merit(state) < self.merit(self.best) * (1.0 - 1e-9):
                 vain = 0
                 self._offer(state_of(self.problem, state.schedule))
