@@ -323,8 +323,10 @@ def test_progress_on_a_terminal() -> None:
     assert b"solved: iteration 3" in shown
 
 
-def test_closed_pipe() -> None:
-    process = python(MAIN, "schema", "schedule")
+@pytest.mark.parametrize("arguments", [("schema", "schedule"), ("doctor",)])
+def test_closed_pipe(arguments: tuple[str, ...]) -> None:
+    """Text and tables alike: whoever reads our output may go."""
+    process = python(MAIN, *arguments)
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     assert process.wait(timeout=30) == 141

@@ -9,7 +9,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -94,10 +94,15 @@ class Screen:
     def __init__(self, *, stderr: bool = False) -> None:
         from rich.console import Console
 
+        class _Console(Console):
+            def on_broken_pipe(self) -> NoReturn:
+                """rich would exit with 1; a closed pipe is :func:`schedopt.cli.main`'s to tell."""
+                raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
         # a file or a pipe has no width: no reason to wrap a table at 80 columns
         stream = sys.stderr if stderr else sys.stdout
         width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
-        self.console = Console(file=stream, markup=False, emoji=False, highlight=False, width=width)
+        self.console = _Console(file=stream, markup=False, emoji=False, highlight=False, width=width)
 
     def line(self, text: str = "") -> None:
         """One line, never wrapped."""
