@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from schedopt.bounds.async_schedule import FACTOR, LOCAL_DRIFT_FACTOR
+from schedopt.bounds.async_schedule import FACTOR, LOCAL_DRIFT_FACTOR, fixed_terms
 from schedopt.cuts import ROUNDING, Cut, lagrangian_cut
 from schedopt.formulation.candidates import Candidates, best_paths, make_columns
 from schedopt.problem import FloatArray, Problem
@@ -20,7 +20,6 @@ from schedopt.ratio_search import RatioSearch, Request
 from schedopt.sca.loop import relaxed_objective
 from schedopt.sca.master import MasterPoint, solve_point_master
 from schedopt.sca.pool import ColumnPool, promising_columns
-from schedopt.sca.surrogates import fixed_terms
 
 __all__ = ["METHOD", "Certifier", "first_order_gap"]
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schedopt.bounds.async_schedule import FACTOR
+from schedopt.bounds.async_schedule import FACTOR, fixed_terms
 from schedopt.formulation.resources import COARSE, allocate
 from schedopt.objective import Evaluation, evaluate_objective
 from schedopt.problem import FloatArray, Problem
-from schedopt.sca.surrogates import fixed_terms
 from schedopt.schedule import Schedule
 
 __all__ = ["Merit", "State", "reallocate", "state_of"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from schedopt.bounds.async_schedule import fixed_terms
 from schedopt.certify import Certifier, first_order_gap, least_error
 from schedopt.cuts import Cut, lagrangian_cut
 from schedopt.formulation.candidates import build_candidates
@@ -14,7 +15,6 @@ from schedopt.problem import Problem
 from schedopt.ratio_search import RatioSearch
 from schedopt.registry import get_solver
 from schedopt.sca.loop import solve_relaxation
-from schedopt.sca.surrogates import fixed_terms
 from schedopt.solvers.base import SolverSettings
 from tests.tiny import tiny_problem
 

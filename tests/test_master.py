@@ -12,7 +12,7 @@ from builders import make_problem
 from scipy.optimize import minimize
 from tiny import tiny_problem_dict
 
-from schedopt.bounds.async_schedule import FACTOR
+from schedopt.bounds.async_schedule import FACTOR, fixed_terms
 from schedopt.errors import InputError, SolverError
 from schedopt.formulation.candidates import Candidates, Columns, best_paths, build_candidates, price, price_columns
 from schedopt.problem import TERMS, Problem
@@ -22,7 +22,7 @@ from schedopt.sca.conic import check_backend, mosek_licence_problem, solve_conic
 from schedopt.sca.loop import relaxed_objective, solve_relaxation
 from schedopt.sca.master import MasterPoint, MasterScale, solve_master
 from schedopt.sca.pool import ColumnPool, first_columns
-from schedopt.sca.surrogates import RatioModel, fixed_terms, majorant
+from schedopt.sca.surrogates import RatioModel, majorant
 
 #: Settings of the problems that the tests go through: every mode, both participations, budgets.
 VARIANTS: dict[str, dict[str, Any]] = {

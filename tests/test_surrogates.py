@@ -9,11 +9,11 @@ import pytest
 from builders import cases, make_problem, random_problem, seeds
 from hypothesis import given
 
-from schedopt.bounds.async_schedule import FACTOR, aggregate, prox_step_sum, raw_terms
+from schedopt.bounds.async_schedule import FACTOR, aggregate, fixed_terms, prox_step_sum, raw_terms
 from schedopt.formulation.uplink import energy_shape
 from schedopt.physics import compute_energy_j, transmit_power_w
 from schedopt.problem import TERMS, ProblemArrays
-from schedopt.sca.surrogates import RatioModel, fixed_terms, majorant, partial_linearisation
+from schedopt.sca.surrogates import RatioModel, majorant, partial_linearisation
 from schedopt.schedule import Schedule
 
 PART = TERMS.index("part")

@@ -26,6 +26,7 @@ __all__ = [
     "Aggregates",
     "AsyncScheduleBound",
     "aggregate",
+    "fixed_terms",
     "minibatch_variance",
     "prox_step_sum",
     "prox_step_square_sum",
@@ -75,6 +76,12 @@ class Aggregates:
     stale_span: FloatArray
     h_device: FloatArray
     h_total: FloatArray
+
+
+def fixed_terms(arrays: ProblemArrays) -> FloatArray:
+    """C_j: scaled T_opt + T_loss, which no schedule changes, shape (J,)."""
+    scale = dict(zip(TERMS, arrays.term_scale, strict=True))
+    return scale["opt"] * arrays.initial_gap + scale["loss"] * (arrays.slots - 1) * arrays.loss_drift
 
 
 def _sum_at(shape: tuple[int, int], rows: IntArray, columns: IntArray, values: FloatArray) -> FloatArray:

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from schedopt.bounds.async_schedule import FACTOR, aggregate
+from schedopt.bounds.async_schedule import FACTOR, aggregate, fixed_terms
 from schedopt.formulation.candidates import Candidates, Columns, Prices, make_columns, price_columns
 from schedopt.problem import FloatArray, IntArray, Problem
 from schedopt.sca.master import horizon_weight
-from schedopt.sca.surrogates import fixed_terms
 from schedopt.state import Merit, State
 
 __all__ = ["Estimator", "Ledger", "current_columns", "ledger"]

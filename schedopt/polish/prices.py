@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from schedopt.bounds.async_schedule import FACTOR, STALE_FACTOR, aggregate
+from schedopt.bounds.async_schedule import FACTOR, STALE_FACTOR, aggregate, fixed_terms
 from schedopt.formulation.candidates import Prices
 from schedopt.formulation.resources import marginal_bandwidth_value
 from schedopt.problem import TERMS, Problem
-from schedopt.sca.surrogates import fixed_terms
 from schedopt.state import Merit, State
 
 __all__ = ["marginal_prices"]

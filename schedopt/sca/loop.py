@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schedopt.bounds.async_schedule import FACTOR
+from schedopt.bounds.async_schedule import FACTOR, fixed_terms
 from schedopt.errors import SolverError
 from schedopt.formulation.candidates import Candidates, Paths, Priced, best_paths, price
 from schedopt.problem import FloatArray, Problem
 from schedopt.sca.master import MasterPoint, MasterScale, solve_master
 from schedopt.sca.pool import ColumnPool, first_columns, promising_columns
-from schedopt.sca.surrogates import RatioModel, fixed_terms, majorant, partial_linearisation
+from schedopt.sca.surrogates import RatioModel, majorant, partial_linearisation
 
 __all__ = ["RelaxedSolution", "next_model", "next_scale", "relaxed_objective", "solve_relaxation"]
 

@@ -16,11 +16,11 @@ import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
 
-from schedopt.bounds.async_schedule import FACTOR
+from schedopt.bounds.async_schedule import FACTOR, fixed_terms
 from schedopt.formulation.candidates import Candidates, Columns, Prices
 from schedopt.problem import TERMS, FloatArray, Problem
 from schedopt.sca.conic import solve_conic
-from schedopt.sca.surrogates import RatioModel, fixed_terms
+from schedopt.sca.surrogates import RatioModel
 
 __all__ = ["MasterPoint", "MasterScale", "horizon_weight", "solve_master", "solve_point_master"]
 

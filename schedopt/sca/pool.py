@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from schedopt.bounds.async_schedule import FACTOR
+from schedopt.bounds.async_schedule import FACTOR, fixed_terms
 from schedopt.errors import InfeasibleError
 from schedopt.formulation.candidates import Candidates, Columns, Paths, Priced, Prices, best_paths, price
 from schedopt.formulation.uplink import LN2, price_shape
 from schedopt.problem import FloatArray, Problem
-from schedopt.sca.surrogates import fixed_terms
 
 __all__ = ["ColumnPool", "first_columns", "first_prices"]
 

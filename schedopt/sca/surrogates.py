@@ -19,10 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schedopt.bounds.async_schedule import FACTOR
-from schedopt.problem import TERMS, FloatArray, ProblemArrays
+from schedopt.bounds.async_schedule import FACTOR, fixed_terms
+from schedopt.problem import FloatArray, ProblemArrays
 
-__all__ = ["RatioModel", "fixed_terms", "majorant", "partial_linearisation"]
+__all__ = ["RatioModel", "majorant", "partial_linearisation"]
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,6 @@ class RatioModel:
         """Value per task at H = ``h`` > 0, N = ``error``."""
         linear = self.linear_error * error + self.constant
         return self.inverse / h + linear + self.square_error * error**2 + self.inverse_square / h**2
-
-
-def fixed_terms(arrays: ProblemArrays) -> FloatArray:
-    """C_j: scaled T_opt + T_loss, which no schedule changes, shape (J,)."""
-    scale = dict(zip(TERMS, arrays.term_scale, strict=True))
-    return scale["opt"] * arrays.initial_gap + scale["loss"] * (arrays.slots - 1) * arrays.loss_drift
 
 
 def majorant(arrays: ProblemArrays, h: FloatArray, error: FloatArray) -> RatioModel:
