@@ -1,7 +1,8 @@
 """Bonmin (B-BB) through CasADi on the full model; on a non-convex model its optimum is a local one and it claims no bound.
 
-Bonmin has no callback in CasADi and does not keep its time limit, so it runs twice: until the first integer solution, which is handed
-over, then for the rest of the time. What the second run finds is lost if it has to be killed.
+Bonmin has no callback in CasADi and does not always keep its time limit, so it runs twice: until the first integer solution, which is
+handed over, then for the rest of the time. What the second run finds is lost if it has to be killed. All else is Bonmin's default:
+branching on the most fractional variable instead of strong branching crashed (segmentation fault) on tiny problems.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@ r"""Problem P (mode weighted) as a mixed-integer non-convex program over candida
 For every assignment s = (i, j, a, b) that some resources make possible there are
 
     x ∈ {0,1}   whether it is made                       e ∈ {0..e_max}   local steps, x ≤ e ≤ e_max·x
-    B ∈ {B_min..D}   mini-batch                          f   frequency, fraction of f_max
+    B ∈ {B_min..D}   mini-batch, B_min if not made       f   frequency, fraction of f_max
     W   bandwidth, fraction of the band, 0 if not made   p   transmit power, fraction of p_max, 0 if not made
     T   upload time in slots                             u   nats per second and hertz
 
@@ -189,7 +189,7 @@ class Model:
         self.noise = [self._noise(k) for k in count]
         self._share()
         trained = np.flatnonzero(problem.arrays.weight > 0)
-        bounds = [problem.arrays.weight[j] * self._bound(int(j)) for j in trained]
+        bounds = [float(problem.arrays.weight[j]) * self._bound(int(j)) for j in trained]
         language.minimise(language.total([*bounds, *(problem.objective.energy_weight * energy for energy in self.energy)]))
 
     def schedule(self, value: Callable[[Any], float]) -> Schedule | None:
@@ -211,19 +211,23 @@ class Model:
 
     def _batch(self, k: int) -> Any:
         low, high = int(self.problem.arrays.min_batch[self.sizes.task[k]]), int(self.sizes.batch_max[k])
-        return self.language.variable(low, high, float(np.sqrt(low * high)), whole=True)
+        batch = self.language.variable(low, high, float(np.sqrt(low * high)), whole=True)
+        # of no consequence where nothing is done, but nobody should have to branch on it there
+        self.language.at_most(batch, low + (high - low) * self.chosen[k])
+        return batch
 
     def _uplink(self, k: int) -> tuple[Any, Any]:
         """Upload time and power of a candidate, with its bandwidth and rate."""
         s, language, x = self.sizes, self.language, self.chosen[k]
+        needed, power_unit, band_min = float(s.bits[k]), float(s.power[k]), float(s.band_min[k])
         time = language.variable(s.time_min[k], s.time_max[k], 0.2 * s.time_min[k] + 0.8 * s.time_max[k])
         band = language.variable(0, 1, _START_CHOSEN * (0.7 * s.band_min[k] + 0.3))
         nats = language.variable(s.nats_min[k], s.nats_max[k], float(np.sqrt(s.nats_min[k] * s.nats_max[k])))
         power = language.variable(0, 1, 0.5 * _START_CHOSEN)
         language.at_most(band, x)
-        language.at_most(s.band_min[k] * x, band)
-        language.at_most(s.bits[k] * x, band * time * nats)
-        language.at_most(s.power[k] * band * (language.exp(nats) - 1), power)
+        language.at_most(band_min * x, band)
+        language.at_most(needed * x, band * time * nats)
+        language.at_most(power_unit * band * (language.exp(nats) - 1), power)
         language.at_most(power, x)
         self.time.append(time)
         self.band.append(band)
@@ -237,10 +241,10 @@ class Model:
         freq = language.variable(low, 1, 0.5 * (1 + low))
         energy = language.variable(0, np.inf, 0.01)
         work = self.steps[k] * self.batch[k]
-        language.at_most(s.cycles[k] * work, freq * (s.available[k] - time))
-        compute = 0.5 * a.capacitance[i] * a.cycles_per_sample[i, j] * a.freq_max_hz[i] ** 2
-        receive = a.receive_power_w[i] * a.model_bits[j] / a.downlink_bps[i]
-        spent = compute * work * freq * freq + a.max_power_w[i] * a.slot_s * power * time + receive * self.chosen[k]
+        language.at_most(float(s.cycles[k]) * work, freq * (float(s.available[k]) - time))
+        compute = float(0.5 * a.capacitance[i] * a.cycles_per_sample[i, j] * a.freq_max_hz[i] ** 2)
+        receive = float(a.receive_power_w[i] * a.model_bits[j] / a.downlink_bps[i])
+        spent = compute * work * freq * freq + float(a.max_power_w[i] * a.slot_s) * power * time + receive * self.chosen[k]
         language.at_most(spent, energy)
         return energy
 
