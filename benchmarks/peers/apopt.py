@@ -22,6 +22,8 @@ __all__ = ["Apopt", "solve"]
 
 APOPT = 1
 ITERATIONS = 1_000_000
+#: Longest sum in one equation.
+TERMS = 20
 
 
 class Apopt:
@@ -51,8 +53,15 @@ class Apopt:
         return self.model.exp(expression)
 
     def total(self, terms: Sequence[Any]) -> Any:
-        """The sum."""
+        """The sum; long ones by parts, as APOPT reads no equation of more than 15,000 characters."""
+        while len(terms) > TERMS:
+            terms = [self._part(terms[k : k + TERMS]) for k in range(0, len(terms), TERMS)]
         return sum(terms)
+
+    def _part(self, terms: Sequence[Any]) -> Any:
+        part = self.model.Var(value=1.0)
+        self.model.Equation(part == sum(terms))
+        return part
 
     def minimise(self, expression: Any) -> None:
         """The objective."""

@@ -338,7 +338,8 @@ class Model:
         parts = []
         for i in np.flatnonzero(a.aggregation_weight[:, j] * a.dissimilarity[:, j] > 0):
             off = language.variable(0, np.inf, 1.0)
-            difference = language.total([self.h[k] for k in mine if self.sizes.device[k] == i]) - float(a.aggregation_weight[i, j]) * h_total
+            h_device = language.total([self.h[k] for k in mine if self.sizes.device[k] == i])
+            difference = h_device - float(a.aggregation_weight[i, j]) * h_total
             language.at_most(difference, off)
             language.at_most(-1 * difference, off)
             parts.append(float(a.dissimilarity[i, j]) * off)
