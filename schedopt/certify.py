@@ -66,6 +66,9 @@ class Certifier:
     def _add_cut(self, point: MasterPoint) -> None:
         cut, priced = lagrangian_cut(self.problem, self.candidates, point)
         self.cuts += 1
+        if not np.isfinite([*cut.h_price, *cut.error_price, cut.level]).all():
+            # numbers beyond 64-bit arithmetic prove nothing
+            return
         if self._search is None:
             # C + N ≤ (3/8) ε H: V ≥ ρ((3/8) ε H − N) + K ≥ ρC + K
             fixed = fixed_terms(self.problem.arrays)

@@ -27,11 +27,18 @@ LN2 = float(np.log(2.0))
 
 
 def uplink_rate_bps(bandwidth_hz: ArrayLike, power_w: ArrayLike, gain: ArrayLike, noise_w_per_hz: ArrayLike) -> FloatArray:
-    """Shannon rate r = W log2(1 + p·gain / (N0 W)) in bit/s; zero where W = 0."""
-    bandwidth, received = np.broadcast_arrays(np.asarray(bandwidth_hz, float), np.multiply(power_w, gain))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rate = bandwidth * np.log1p(received / (np.asarray(noise_w_per_hz) * bandwidth)) / LN2
-    return np.where(bandwidth > 0, rate, 0.0)
+    """Shannon rate r = W log2(1 + p·gain / (N0 W)) in bit/s; zero where W = 0, its limit."""
+    bandwidth, power, gain, noise = np.broadcast_arrays(*(np.asarray(x, float) for x in (bandwidth_hz, power_w, gain, noise_w_per_hz)))
+    with np.errstate(all="ignore"):
+        received, floor = power * gain, noise * bandwidth
+        ratio = received / floor
+        nats = np.log1p(ratio)
+        # a noise floor that underflows would make the ratio infinite, hence the upload instant, in the narrowest of bands
+        lost = ~np.isfinite(ratio) | ~np.isfinite(floor) | (floor < np.finfo(float).tiny)
+        if np.any(lost):
+            logs = np.log(power) + np.log(gain) - np.log(noise) - np.log(bandwidth)
+            nats = np.where(lost, np.logaddexp(0.0, logs), nats)
+        return np.where(bandwidth > 0, bandwidth * nats / LN2, 0.0)
 
 
 def transmit_power_w(
@@ -87,7 +94,7 @@ def evaluate_physics(problem: Problem, schedule: Schedule) -> AssignmentPhysics:
     a, s = problem.arrays, schedule
     i, j = s.device, s.task
     rate = uplink_rate_bps(s.bandwidth_hz, s.power_w, a.gain[i, s.end - 1], a.noise_w_per_hz)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
         upload_s = a.model_bits[j] / rate
     receive_s = a.model_bits[j] / a.downlink_bps[i]
     cycles = a.cycles_per_sample[i, j]

@@ -172,6 +172,8 @@ class RatioSearch:
         cost = np.concatenate([np.zeros(2 * count), self.w * self.fixed, self.w, [1.0]])
         low = np.concatenate([box.h_low, box.n_low, v_low, np.zeros(count), [-np.inf]])
         high = np.concatenate([box.h_high, box.n_high, v_high, np.full(count, np.inf), [np.inf]])
+        if not all(np.isfinite(part).all() for part in (*rows, *limits)):
+            return None
         result = linprog(cost, np.vstack(rows), np.concatenate(limits), bounds=np.stack([low, high], axis=1), method="highs")
         if result.x is None or result.status != 0:
             return None

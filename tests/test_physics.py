@@ -79,6 +79,26 @@ def test_rate_closed_forms() -> None:
     assert uplink_rate_bps(1.0, 0.0, 1.0, 1.0) == 0.0
 
 
+def test_rate_tends_to_zero_with_the_bandwidth() -> None:
+    """N0 W underflows long before W does; the ratio is then too large for a float, but its logarithm is not."""
+    for bandwidth in (1e-290, 1e-300, 1e-305, 1e-310, 5e-324):
+        log_ratio = math.log(0.3) + math.log(1e-11) - math.log(4e-21) - math.log(bandwidth)
+        rate = float(uplink_rate_bps(bandwidth, 0.3, 1e-11, 4e-21))
+        assert rate == pytest.approx(bandwidth * log_ratio / math.log(2), rel=1e-12, abs=5e-324)
+    assert np.all(np.diff(uplink_rate_bps(np.geomspace(1e-307, 1e-280, 200), 0.3, 1e-11, 4e-21)) > 0)
+    assert uplink_rate_bps(1e-310, 0.0, 1e-11, 4e-21) == 0.0
+
+
+def test_extreme_numbers_do_not_touch_their_neighbours() -> None:
+    bandwidth, power = np.array([1e6, 1e-310, 0.0]), np.array([0.3, 0.3, 0.3])
+    assert uplink_rate_bps(bandwidth, power, 1e-11, 4e-21)[0] == uplink_rate_bps(1e6, 0.3, 1e-11, 4e-21)
+
+
+def test_an_upload_over_next_to_no_bandwidth_takes_for_ever() -> None:
+    physics = evaluate_physics(*make(plain_problem(), [plain_assignment(bandwidth_hz=1e-310)]))
+    assert physics.upload_s == [np.inf]
+
+
 def test_rate_grows_with_bandwidth_and_power() -> None:
     grid = np.geomspace(1e-3, 1e3, 50)
     assert np.all(np.diff(uplink_rate_bps(grid, 1.0, 1.0, 1.0)) > 0)

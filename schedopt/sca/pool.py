@@ -124,6 +124,8 @@ def first_columns(problem: Problem, candidates: Candidates, levels: int = 7) -> 
     missing = np.setdiff1d(np.flatnonzero(needed), found)
     if columns is None or len(missing):
         name = problem.tasks[int(missing[0])].name if len(missing) else problem.tasks[0].name
+        if problem.objective.mode != "min_energy":
+            raise InfeasibleError(f"task {name!r}: no assignment pays at any of the prices that were tried")
         raise InfeasibleError(f"task {name!r}: no assignment brings its bound nearer to the target, at any energy; the target is out of reach")
     return columns
 

@@ -7,6 +7,8 @@ the bound until the gap is proven. A feasible schedule is held from the first ma
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from schedopt.certify import METHOD, Certifier, first_order_gap
@@ -65,7 +67,9 @@ class AssignmentSca:
         run = _Run(problem, settings, held, np.random.default_rng(seed))
         status = SolveStatus.SOLVED
         try:
-            run.all_phases()
+            # an assignment whose numbers overflow costs infinitely much and drops out; the exact evaluator judges what is kept
+            with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+                run.all_phases()
         except TimeLimitReached:
             status = SolveStatus.TIME_LIMIT
         except KeyboardInterrupt:
@@ -103,8 +107,17 @@ class _Run:
         candidates = build_candidates(self.problem)
         if self._trivial(candidates):
             return
-        relaxed = self._relax(candidates)
+        try:
+            relaxed = self._relax(candidates)
+        except InfeasibleError:
+            if self.problem.objective.mode == "min_energy":
+                raise
+            # training must be had although nothing pays: all terms of a bound are zero, or its weight is next to nothing
+            self._fall_back()
+            return
         self._make_schedule(candidates, relaxed)
+        if self.held.schedule is None and self.best is not None:
+            self._search_feasible(candidates, relaxed.point)
         if self.best is None or self.held.schedule is None:
             return
         prover = Certifier(self.problem, candidates, relaxed.points, relaxed.pool, self.held.objective, backend=self.settings.backend)
@@ -133,7 +146,7 @@ class _Run:
             j = int(missed[0])
             reached, target = evaluation.bound.total[j], self.problem.arrays.target[j]
             name = self.problem.tasks[j].name
-            return f"task {name!r}: the best schedule found has a bound of {reached:.6g}, above its target {target:.6g}"
+            return f"none found, which is no proof: task {name!r} comes to a bound of {reached:.6g} at best, above its target {target:.6g}"
         if self.merit.energy_miss(evaluation) > 0:
             limit = self.problem.objective.total_energy_j
             return f"training the tasks {names} took {evaluation.energy_j:.6g} J at least, above total_energy_j = {limit:.6g}"
@@ -152,6 +165,15 @@ class _Run:
         if self.held.schedule is None:
             self._fall_back()
         self._polish(candidates, relaxed.point, _SHORT)
+
+    def _search_feasible(self, candidates: Candidates, point: MasterPoint) -> None:
+        """No schedule meets the limits of the mode yet: search where missing them costs more and more."""
+        for factor in _PENALTY_FACTORS:
+            self._use_prices(point, factor)
+            self._kicks(candidates, stop=lambda: self.held.schedule is not None)
+            self._polish(candidates, point, _LONG)
+            if self.held.schedule is not None:
+                return
 
     def _fall_back(self) -> None:
         """Where rounding found nothing feasible, start the local moves from what the heuristics find."""
@@ -251,14 +273,14 @@ class _Run:
             if self.merit.met(state.evaluation):
                 break
 
-    def _kicks(self, candidates: Candidates) -> None:
+    def _kicks(self, candidates: Candidates, stop: Callable[[], bool] = lambda: False) -> None:
         """Iterated local search: the fewer candidates there are, the coarser the relaxation, and the more kicks can be afforded."""
         seen: set[bytes] = set()
         vain = 0
         for _ in range(min(_MOST_KICKS, _KICK_WORK // len(candidates))):
             self._tick("kick")
             vain += 1
-            if vain > _PATIENCE:
+            if vain > _PATIENCE or stop():
                 break
             moved = kick(self.problem, candidates, self.best, self.merit, self.rng)
             if moved is None or not np.isfinite(self.merit(moved)):

@@ -10,12 +10,13 @@ from typing import Protocol
 import numpy as np
 
 from schedopt.constraints import validate_schedule
+from schedopt.errors import SolverError
 from schedopt.objective import evaluate_objective
 from schedopt.problem import Problem
 from schedopt.result import IterationRecord, SolveResult, SolveStatus
 from schedopt.schedule import Schedule
 
-__all__ = ["Incumbent", "ProgressCallback", "Solver", "SolverSettings", "TimeLimitReached"]
+__all__ = ["Incumbent", "ProgressCallback", "Solver", "SolverSettings", "TimeLimitReached", "check_magnitudes"]
 
 ProgressCallback = Callable[[IterationRecord], None]
 
@@ -44,6 +45,23 @@ class SolverSettings:
             raise ValueError(f"max_iterations = {self.max_iterations}; must be at least 1")
 
 
+#: Numbers of a problem that solvers compute with: products of half a dozen of them stay within 64-bit floats.
+SMALLEST, LARGEST = 1e-40, 1e40
+
+
+def check_magnitudes(problem: Problem) -> None:
+    """Raise :class:`~schedopt.errors.SolverError` for a positive number of ``problem`` outside [1e-40, 1e40], naming it."""
+    for name, values in vars(problem.arrays).items():
+        numbers = np.atleast_1d(np.asarray(values, dtype=float))
+        used = np.isfinite(numbers) & (numbers > 0)
+        off = numbers[used & ((numbers < SMALLEST) | (numbers > LARGEST))]
+        if len(off):
+            raise SolverError(f"{name} = {off[0]:g} is beyond what solvers can compute with; must be between {SMALLEST:g} and {LARGEST:g}")
+    weight = problem.objective.energy_weight
+    if weight > 0 and not SMALLEST <= weight <= LARGEST:
+        raise SolverError(f"energy_weight = {weight:g} is beyond what solvers can compute with; must be between {SMALLEST:g} and {LARGEST:g}")
+
+
 class Solver(Protocol):
     """A solver variant."""
 
@@ -62,13 +80,16 @@ class TimeLimitReached(Exception):
 
 #: Relative tolerance at which a schedule is accepted as incumbent: well inside what validators outside use.
 INCUMBENT_TOLERANCE = 1e-9
+#: A bound above the objective by more than this (relative) is no bound.
+CROSSING = 1e-7
 
 
 @dataclass
 class Incumbent:
     """The best feasible schedule so far, the proven bound, the clock and the history of one solve.
 
-    Only schedules that the exact validator accepts enter; so whatever interrupts a solver, what is held can be returned.
+    Only schedules that the exact validator accepts enter; so whatever interrupts a solver, what is held can be returned. Raises
+    :class:`~schedopt.errors.SolverError` if a number of the problem is beyond what 64-bit arithmetic can carry.
     """
 
     problem: Problem
@@ -80,6 +101,9 @@ class Incumbent:
     iteration: int = 0
     history: list[IterationRecord] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        check_magnitudes(self.problem)
 
     @property
     def elapsed_s(self) -> float:
@@ -103,8 +127,9 @@ class Incumbent:
         return True
 
     def raise_lower_bound(self, value: float) -> None:
-        """Record a proven lower bound."""
-        self.lower_bound = max(self.lower_bound, value)
+        """Record a proven lower bound; what is not a number proves nothing."""
+        if not np.isnan(value):
+            self.lower_bound = max(self.lower_bound, value)
 
     def record(self, phase: str) -> None:
         """Append to the history and tell the progress callback."""
@@ -117,6 +142,10 @@ class Incumbent:
         """The outcome: infeasible if nothing feasible is held, else ``status``."""
         if self.schedule is None and status is SolveStatus.SOLVED:
             status = SolveStatus.INFEASIBLE
+        if self.lower_bound > self.objective + CROSSING * abs(self.objective):
+            # the schedule is judged by the exact evaluator: what broke down is the proof, in numbers beyond 64-bit arithmetic
+            self.lower_bound = -np.inf
+            extra["lower_bound_method"] = None
         return SolveResult(
             status=status,
             schedule=self.schedule,

@@ -183,7 +183,8 @@ class _Table:
         ratio = np.maximum(longest / shortest, 1.0)
         for k in range(_SPLITS):
             time_s = shortest * ratio ** (k / (_SPLITS - 1))
-            freq = np.clip(cycles / (available - time_s), a.freq_min_hz[i], a.freq_max_hz[i])
+            with np.errstate(divide="ignore"):  # nothing is left of the time where so few cycles are lost in rounding: run at full speed
+                freq = np.clip(cycles / (available - time_s), a.freq_min_hz[i], a.freq_max_hz[i])
             sent = transmit_power_w(uploads.bits, time_s, band, gain, 1.0) * time_s
             best = np.minimum(best, compute_energy_j(a.capacitance[i], cycles, 1.0, 1.0, freq) + sent)
         return np.where(shortest <= longest * (1.0 - MARGIN), best + a.receive_power_w[i] * receive_s, np.inf)
