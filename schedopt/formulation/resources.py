@@ -99,7 +99,8 @@ def _work(arrays: ProblemArrays, schedule: Schedule) -> _Work:
 
 def compute_slope(capacitance: FloatArray, cycles: FloatArray, freq_min: FloatArray, time_s: FloatArray) -> FloatArray:
     """−dE_cmp/dT_cmp ≥ 0 in W: κ·cycles·f²·f/… = κ cycles³/T³ above f_min, zero where the frequency rests at f_min."""
-    freq = cycles / np.maximum(time_s, 1e-300)
+    # no CPU is that fast: its cube stays within a float
+    freq = np.minimum(cycles, 1e45 * time_s) / np.maximum(time_s, 1e-300)
     return np.where(freq > freq_min, capacitance * freq**3, 0.0)
 
 

@@ -51,15 +51,13 @@ SMALLEST, LARGEST = 1e-40, 1e40
 
 def check_magnitudes(problem: Problem) -> None:
     """Raise :class:`~schedopt.errors.SolverError` for a positive number of ``problem`` outside [1e-40, 1e40], naming it."""
-    for name, values in vars(problem.arrays).items():
+    for name, values in {**vars(problem.arrays), "energy_weight": problem.objective.energy_weight}.items():
         numbers = np.atleast_1d(np.asarray(values, dtype=float))
         used = np.isfinite(numbers) & (numbers > 0)
         off = numbers[used & ((numbers < SMALLEST) | (numbers > LARGEST))]
         if len(off):
-            raise SolverError(f"{name} = {off[0]:g} is beyond what solvers can compute with; must be between {SMALLEST:g} and {LARGEST:g}")
-    weight = problem.objective.energy_weight
-    if weight > 0 and not SMALLEST <= weight <= LARGEST:
-        raise SolverError(f"energy_weight = {weight:g} is beyond what solvers can compute with; must be between {SMALLEST:g} and {LARGEST:g}")
+            allowed = f"must be between {SMALLEST:g} and {LARGEST:g}"
+            raise SolverError(f"{name} = {off[0]:g} is beyond what solvers can compute with; {allowed}")
 
 
 class Solver(Protocol):

@@ -183,7 +183,7 @@ class _Table:
         ratio = np.maximum(longest / shortest, 1.0)
         for k in range(_SPLITS):
             time_s = shortest * ratio ** (k / (_SPLITS - 1))
-            with np.errstate(divide="ignore"):  # nothing is left of the time where so few cycles are lost in rounding: run at full speed
+            with np.errstate(divide="ignore"):  # as in heuristics: nothing may be left of the time for next to no cycles
                 freq = np.clip(cycles / (available - time_s), a.freq_min_hz[i], a.freq_max_hz[i])
             sent = transmit_power_w(uploads.bits, time_s, band, gain, 1.0) * time_s
             best = np.minimum(best, compute_energy_j(a.capacitance[i], cycles, 1.0, 1.0, freq) + sent)

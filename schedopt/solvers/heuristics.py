@@ -214,7 +214,8 @@ def _split_time(a: ProblemArrays, schedule: Schedule, available_s: FloatArray, s
     upload_s = shortest_s * ratio ** (np.arange(SPLITS)[:, None] / (SPLITS - 1))
     gain = a.gain[i, schedule.end - 1]
     power = transmit_power_w(a.model_bits[j], upload_s, schedule.bandwidth_hz, gain, a.noise_w_per_hz)
-    freq = np.clip(cycles / (available_s - upload_s), a.freq_min_hz[i], a.freq_max_hz[i])
+    with np.errstate(divide="ignore"):  # nothing may be left of the time where so few cycles are lost in rounding: full speed
+        freq = np.clip(cycles / (available_s - upload_s), a.freq_min_hz[i], a.freq_max_hz[i])
     energy = compute_energy_j(a.capacitance[i], cycles, 1.0, 1.0, freq) + power * upload_s
     best = np.argmin(energy, axis=0), np.arange(len(schedule))
     return schedule.replace(freq_hz=freq[best], power_w=np.minimum(power[best], a.max_power_w[i]))
