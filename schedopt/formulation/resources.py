@@ -231,7 +231,9 @@ def _schedule_with(arrays: ProblemArrays, schedule: Schedule, work: _Work, times
     # what is left of the band lowers the power of everybody; a hair too much is taken back
     alone = choice.bandwidth_hz * stretch
     power = transmit_power_w(work.uploads.bits, times, alone, 1.0 / work.uploads.noise_over_gain, 1.0)
-    freq = np.clip(work.cycles / (work.available_s - times), arrays.freq_min_hz[schedule.device], arrays.freq_max_hz[schedule.device])
+    with np.errstate(divide="ignore"):
+        freq = work.cycles / (work.available_s - times)
+    freq = np.clip(freq, arrays.freq_min_hz[schedule.device], arrays.freq_max_hz[schedule.device])
     return schedule.replace(bandwidth_hz=alone, power_w=np.minimum(power, work.uploads.max_power_w), freq_hz=freq)
 
 
