@@ -6,13 +6,17 @@ is a value: see :mod:`schedopt.result`.
 
 from __future__ import annotations
 
-__all__ = ["InfeasibleError", "InputError", "SchedOptError", "SolverError"]
+__all__ = ["InfeasibleError", "InputError", "OutputError", "SchedOptError", "SolverError"]
 
 
 class SchedOptError(Exception):
     """Base of every error that schedopt raises on purpose; ``exit_code`` is what the command line returns."""
 
     exit_code = 1
+
+
+class OutputError(SchedOptError):
+    """Standard output is closed or cannot take what was printed: neither the input nor a solver is to blame."""
 
 
 class InputError(SchedOptError):

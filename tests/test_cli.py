@@ -79,6 +79,13 @@ def python(code: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
 MAIN = "from schedopt.cli import main; main()"
 
 
+def closing(descriptor: int, *arguments: str) -> subprocess.Popen[str]:
+    """The command line with a standard stream closed before it starts, as by ``>&-`` in a shell."""
+    start = f"import os, sys; os.close({descriptor}); os.execv(sys.executable, [sys.executable, '-c', *sys.argv[1:]])"
+    # the fakes have to be known to what is executed, not to what closes the stream
+    return python(start, "import schedopt.registry as r, cli_fakes; r.SOLVERS |= cli_fakes.FAKES\n" + MAIN, *arguments)
+
+
 # --- the group ------------------------------------------------------------------------------------------------------------------
 
 
@@ -334,14 +341,71 @@ def test_closed_pipe(arguments: tuple[str, ...]) -> None:
     process.stderr.close()
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a full device")
-def test_full_disk() -> None:
+#: Every way to print: help, version, JSON, tables, lines, files.
+PRINTING = [
+    (), ("--help",), ("--version",), ("solve", "--help"), ("schema", "problem"), ("doctor",), ("doctor", "--json"),
+    ("validate", "p.json"), ("validate", "s.json", "--json"), ("bound", "s.json"), ("generate",), ("generate", "--set", "help"),
+    ("solve", "p.json", "--solver", "solved"), ("solve", "p.json", "--solver", "solved", "-o", "-"),
+]  # fmt: skip
+
+needs_full_device = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a full device")
+
+
+@needs_full_device
+@pytest.mark.parametrize("arguments", PRINTING)
+def test_full_disk(arguments: tuple[str, ...]) -> None:
     with open("/dev/full", "w") as full:
-        process = python(MAIN, "solve", "p.json", "--solver", "solved", "-o", "-", stdout=full)
+        process = python(MAIN, *arguments, stdout=full)
         _, error = process.communicate(timeout=30)
+    assert (process.returncode, error) == (1, "schedopt: error: standard output: No space left on device\n")
+
+
+@needs_full_device
+@pytest.mark.parametrize("arguments", [("--help",), ("schema", "--help"), ("validate", "s.json")])
+def test_full_disk_without_buffer(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the failure comes with the first write, and flushing shows nothing."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    test_full_disk(arguments)
+
+
+@pytest.mark.parametrize("arguments", PRINTING)
+def test_closed_stdout(arguments: tuple[str, ...]) -> None:
+    process = closing(1, *arguments)
+    _, error = process.communicate(timeout=30)
+    assert (process.returncode, error) == (1, "schedopt: error: standard output: is closed\n")
+
+
+def test_what_was_asked_for_is_written_although_stdout_is_closed() -> None:
+    process = closing(1, "solve", "p.json", "--solver", "solved", "-o", "out.json")
+    process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert len(io.load_schedule("out.json").schedule) == 2
+
+
+def test_closed_stderr_says_nothing_and_spoils_nothing() -> None:
+    process = closing(2, "solve", "p.json", "--solver", "solved", "-o", "-")
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert json.loads(output)["schema"] == "schedopt.schedule/1"
+    process = closing(2, "validate", "nowhere.json")
+    process.communicate(timeout=30)
     assert process.returncode == 2
-    assert error.splitlines()[-1] == "schedopt: error: standard output: No space left on device"
-    assert "Traceback" not in error
+
+
+@needs_full_device
+def test_full_stderr_keeps_the_exit_code() -> None:
+    with open("/dev/full", "w") as full:
+        process = python(MAIN, "validate", "nowhere.json", "--json", stderr=full)
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert json.loads(output)["exit_code"] == 2
+
+
+@pytest.mark.parametrize("columns", ["0", "many", ""])
+def test_senseless_width_of_the_terminal_is_ignored(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = run("bound", "s.json").stdout
+    monkeypatch.setenv("COLUMNS", columns)
+    assert run("bound", "s.json").stdout == expected
 
 
 def test_poor_terminal_encoding() -> None:

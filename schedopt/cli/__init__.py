@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from schedopt import __version__
-from schedopt.cli.output import flush_output, report_error, silence_output, tolerate_encoding
+from schedopt.cli.output import flush_output, open_streams, print_text, report_error, silence_output, tolerate_encoding, writing_stdout
 from schedopt.errors import InputError, SchedOptError, SolverError
 
 if TYPE_CHECKING:
@@ -84,6 +84,11 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        """Parse the arguments; all that is printed meanwhile is the overview or the version."""
+        with writing_stdout():
+            return super().make_context(*args, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what click would handle with lines and codes of its own goes to :func:`_exit_code`."""
         try:
@@ -100,6 +105,7 @@ class LazyGroup(click.Group):
         args = sys.argv[1:] if args is None else list(args)
         if not standalone_mode:
             return super().main(args, prog_name or "schedopt", standalone_mode=False, **extra)
+        open_streams()
         tolerate_encoding()
         call = super().main
         sys.exit(_exit_code(lambda: call(args, prog_name or "schedopt", standalone_mode=False, **extra), as_json="--json" in args))
@@ -137,8 +143,9 @@ def main(ctx: click.Context) -> None:
     Every command takes --json: one JSON object on standard output and nothing else.
 
     \b
-    Exit codes: 0 done; 2 bad input or usage; 3 infeasible; 4 a solver or
-    licence is missing or failed; 130 interrupted.
+    Exit codes: 0 done; 1 standard output is closed or full; 2 bad input or
+    usage; 3 infeasible; 4 a solver or licence is missing or failed; 130
+    interrupted.
     """
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+        print_text(ctx.get_help() + "\n")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from schedopt.cli.options import json_option
-from schedopt.cli.output import Screen, number, print_json
+from schedopt.cli.output import Command, Screen, number, print_json
 
 if TYPE_CHECKING:
     from schedopt.bounds.base import BoundValue
@@ -19,7 +19,7 @@ __all__ = ["command", "uncertified_reasons"]
 TASKS_PER_TABLE = 5
 
 
-@click.command("bound", short_help="Evaluate the convergence bounds of a schedule.")
+@click.command("bound", cls=Command, short_help="Evaluate the convergence bounds of a schedule.")
 @click.argument("schedule_path", metavar="SCHEDULE", type=click.Path())
 @json_option
 def command(schedule_path: str, as_json: bool) -> None:

@@ -13,7 +13,7 @@ import click
 
 from schedopt import __version__
 from schedopt.cli.options import json_option
-from schedopt.cli.output import Screen, print_json
+from schedopt.cli.output import Command, Screen, print_json
 from schedopt.errors import SolverError
 
 __all__ = ["command"]
@@ -56,7 +56,7 @@ class Finding:
     remedy: str | None = None
 
 
-@click.command("doctor", short_help="Tell what is usable here, and how to get the rest.")
+@click.command("doctor", cls=Command, short_help="Tell what is usable here, and how to get the rest.")
 @click.option("--data-dir", type=click.Path(), metavar="DIR", envvar=DATA_DIR_VARIABLE, show_envvar=True, help="Where data sets are.")
 @json_option
 def command(data_dir: str | None, as_json: bool) -> None:

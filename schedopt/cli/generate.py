@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from schedopt.cli.options import FiniteRange, json_option, output_option, seed_option
-from schedopt.cli.output import STDOUT, Screen, print_json, write_output
+from schedopt.cli.output import STDOUT, Command, Screen, print_json, write_output
 from schedopt.errors import InputError
 
 __all__ = ["command"]
@@ -18,7 +18,7 @@ __all__ = ["command"]
 _COUNT = click.IntRange(min=1)
 
 
-@click.command("generate", short_help="Make a random but physical problem.")
+@click.command("generate", cls=Command, short_help="Make a random but physical problem.")
 @click.option("--devices", type=_COUNT, metavar="N", help="Number of devices.")
 @click.option("--tasks", type=_COUNT, metavar="N", help="Number of tasks.")
 @click.option("--slots", type=_COUNT, metavar="N", help="Number of slots.")

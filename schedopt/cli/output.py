@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import click
 
-from schedopt.errors import InputError
+from schedopt.errors import OutputError
 
 __all__ = [
     "STDOUT",
+    "Command",
     "Screen",
     "flush_output",
     "number",
+    "open_streams",
     "plain",
     "print_json",
     "print_text",
@@ -36,6 +39,15 @@ STDOUT = "-"
 PIPE_WIDTH = 160
 
 
+class Command(click.Command):
+    """A command whose ``--help`` fails as its own output does when stdout is closed or full."""
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        """Parse the arguments; all that is printed meanwhile is the help."""
+        with writing_stdout():
+            return super().make_context(*args, **options)
+
+
 def one_line(text: str) -> str:
     """``text`` without line breaks or other control characters, which names in a file may hold."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -44,12 +56,13 @@ def one_line(text: str) -> str:
 def report_error(message: str, exit_code: int, *, as_json: bool) -> int:
     """Print one line on stderr (with ``as_json`` also an object on stdout) and return ``exit_code``."""
     line = one_line(message)
-    click.echo(f"schedopt: error: {line}", err=True)
+    with contextlib.suppress(OSError):  # a full stderr; the exit code still tells
+        click.echo(f"schedopt: error: {line}", err=True)
     if as_json:
         try:
             print_json({"error": line, "exit_code": exit_code})
             flush_output()
-        except (OSError, InputError):  # stdout is what failed; stderr has said it
+        except (OSError, OutputError):  # stdout is what failed; stderr has said it
             silence_output()
     return exit_code
 
@@ -101,7 +114,9 @@ class Screen:
 
         # a file or a pipe has no width: no reason to wrap a table at 80 columns
         stream = sys.stderr if stderr else sys.stdout
-        width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+        columns = os.environ.get("COLUMNS", "")
+        stated = columns.isdigit() and int(columns) > 0
+        width = None if stated or (stream.isatty() and not columns) else PIPE_WIDTH
         self.console = _Console(file=stream, markup=False, emoji=False, highlight=False, width=width)
 
     def line(self, text: str = "") -> None:
@@ -138,6 +153,27 @@ def number(value: float | None) -> str:
     return "infinite" if math.isinf(value) else f"{value:.4g}"
 
 
+def open_streams() -> None:
+    """Put something in the place of standard streams that were closed before we started.
+
+    Python has None there, and the system would give their descriptors to the next files opened. What stdout gets refuses to be
+    written to, so that the failure is told where the output is lost; stderr, which could only tell of itself, is silent.
+    """
+    if sys.stdout is None:
+        sys.stdout = _null_stream(1, os.O_RDONLY)
+    if sys.stderr is None:
+        sys.stderr = _null_stream(2, os.O_WRONLY)
+
+
+def _null_stream(descriptor: int, mode: int) -> TextIO:
+    opened = os.open(os.devnull, mode)
+    if opened != descriptor:
+        os.dup2(opened, descriptor)
+        os.close(opened)
+    raw = io.FileIO(descriptor, "w", closefd=False)
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8")
+
+
 def tolerate_encoding() -> None:
     """Print what the terminal's encoding lacks as an escape instead of failing."""
     for stream in (sys.stdout, sys.stderr):
@@ -146,7 +182,7 @@ def tolerate_encoding() -> None:
 
 
 def flush_output() -> None:
-    """Flush stdout. Raises :class:`~schedopt.errors.InputError` if it cannot take what was printed (a full disk)."""
+    """Flush stdout. Raises :class:`~schedopt.errors.OutputError` if it cannot take what was printed (a full disk)."""
     with writing_stdout():
         sys.stdout.flush()
 
@@ -160,7 +196,8 @@ def writing_stdout() -> Iterator[None]:
         if error.errno == errno.EPIPE or error.filename is not None:
             raise
         silence_output()
-        raise InputError(f"standard output: {error.strerror or error}") from error
+        closed = error.errno == errno.EBADF
+        raise OutputError(f"standard output: {'is closed' if closed else error.strerror or error}") from error
 
 
 def silence_output() -> None:

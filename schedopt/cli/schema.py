@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 
 from schedopt.cli.options import json_option
-from schedopt.cli.output import print_json
+from schedopt.cli.output import Command, print_json
 
 __all__ = ["command"]
 
 
-@click.command("schema", short_help="Print the JSON Schema of a file.")
+@click.command("schema", cls=Command, short_help="Print the JSON Schema of a file.")
 @click.argument("kind", type=click.Choice(["problem", "schedule"]))
 @json_option
 def command(kind: str, as_json: bool) -> None:

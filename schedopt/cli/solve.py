@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from schedopt.cli.options import FiniteRange, json_option, output_option, seed_option
-from schedopt.cli.output import STDOUT, Screen, number, print_json, write_output
+from schedopt.cli.output import STDOUT, Command, Screen, number, print_json, write_output
 from schedopt.cli.signals import interruptible
 from schedopt.errors import InfeasibleError, SolverError
 from schedopt.registry import DEFAULT_SOLVER, solver_names
@@ -25,7 +25,7 @@ BACKENDS = ("clarabel", "ecos", "scs", "mosek")
 MODES = ("weighted", "min_energy", "min_bound")
 
 
-@click.command("solve", short_help="Find a schedule for a problem.")
+@click.command("solve", cls=Command, short_help="Find a schedule for a problem.")
 @click.argument("problem_path", metavar="PROBLEM", type=click.Path())
 @output_option("Write the schedule here (.json or .json.gz; - is standard output). Without it only the table is printed.")
 @click.option("--solver", metavar="NAME", default=DEFAULT_SOLVER, show_default=True, help=f"One of {', '.join(solver_names())}.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from schedopt.cli.options import json_option
-from schedopt.cli.output import Screen, number, print_json
+from schedopt.cli.output import Command, Screen, number, print_json
 from schedopt.errors import InfeasibleError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Mismatch:
     recomputed: float | bool | None
 
 
-@click.command("validate", short_help="Check a problem or a schedule.")
+@click.command("validate", cls=Command, short_help="Check a problem or a schedule.")
 @click.argument("path", metavar="FILE", type=click.Path())
 @json_option
 @click.pass_context
