@@ -50,6 +50,8 @@ MAX_EXPANDED_BYTES = 2**30
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 2**20
+#: Deflate makes at most this many bytes of one.
+_MOST_EXPANSION = 1032
 
 PathLike = str | os.PathLike[str]
 
@@ -133,7 +135,7 @@ def _read_object(path: PathLike) -> dict[str, Any]:
     try:
         text = str(memoryview(data)[start:], "utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"byte {start + error.start} = 0x{data[start + error.start]:02x}: not UTF-8 text") from None
+        raise InputError(f"byte {start + error.start} = 0x{data[start + error.start]:02x}: not UTF-8 text, hence not JSON") from None
     del data  # a large file need not be in memory twice
     return parse_object(text)
 
@@ -167,8 +169,11 @@ def _require_size(size: int) -> None:
 
 def _expand(data: bytes | bytearray) -> bytearray:
     """Decompress, never beyond the limit."""
-    # the trailer states the size (modulo 4 GiB), so an honest bomb is refused before it is expanded
-    _require_expanded(int.from_bytes(data[-4:], "little"), "is stated to expand")
+    # the trailer states the size (modulo 4 GiB), so an honest bomb is refused before it is expanded; a size that no gzip file of this
+    # length can have is no trailer but the middle of a damaged file
+    stated = int.from_bytes(data[-4:], "little")
+    if stated <= _MOST_EXPANSION * len(data):
+        _require_expanded(stated, "is stated to expand")
     result = bytearray()
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
@@ -176,9 +181,9 @@ def _expand(data: bytes | bytearray) -> bytearray:
                 result += chunk
                 _require_expanded(len(result), "expands")
     except EOFError:
-        raise InputError("gzip: the file ends too early") from None
+        raise InputError("damaged gzip file: it ends too early") from None
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"gzip: {error}") from None
+        raise InputError(f"damaged gzip file: {error}") from None
     return result
 
 

@@ -1,7 +1,7 @@
 """JSON text in and out, stricter than the standard library: no file is opened here.
 
-Reading refuses what JSON does not have or what would change silently (NaN, 1e400, a key given twice, half a surrogate pair) and says
-where. Writing puts each small object and each list of numbers on a line of its own, and floats so that they read back exactly.
+Reading refuses what JSON does not have or what would change silently (NaN, 1e400, 1e-400, a key given twice, half a surrogate pair) and
+says where. Writing puts each small object and each list of numbers on a line of its own, and floats so that they read back exactly.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ PREVIEW_LENGTH = 60
 #: An object without nested objects stays on one line up to this many characters.
 INLINE_LENGTH = 240
 
+#: A number with a digit other than 0 before its exponent.
+_NOT_ZERO = re.compile(r"[-0.]*[1-9]")
 _PLAIN_KEY = re.compile(r"[^\W\d][\w-]*")
 #: An escape of half a surrogate pair without its other half (an escaped backslash before it is only a false alarm).
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]", re.DOTALL)
@@ -65,8 +67,8 @@ def _shorten(text: str) -> str:
 class _Unreadable:
     """A number that JSON does not have or that no float can hold; stands in the tree until its path is known."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, text: str, allowed: str) -> None:
+        self.text, self.allowed = text, allowed
 
 
 class _Reader:
@@ -77,12 +79,14 @@ class _Reader:
         #: objects with a key given twice, by identity, kept alive by the values
         self.duplicates: dict[int, tuple[dict[str, Any], str]] = {}
 
-    def mark(self, text: str) -> _Unreadable:
+    def mark(self, text: str, allowed: str = "must be a finite number") -> _Unreadable:
         self.unreadable = True
-        return _Unreadable(text)
+        return _Unreadable(text, allowed)
 
     def floating(self, text: str) -> Any:
         value = float(text)
+        if value == 0 and _NOT_ZERO.match(text):
+            return self.mark(text, "must be 0 or at least 5e-324 in size (smaller numbers would be read as 0)")
         return value if math.isfinite(value) else self.mark(text)
 
     def integer(self, text: str) -> Any:
@@ -125,7 +129,7 @@ def parse_object(text: str) -> dict[str, Any]:
 
 
 def _syntax_message(text: str, error: json.JSONDecodeError) -> str:
-    if not text.strip():
+    if not text.strip(" \t\r\n"):  # what JSON takes for blank
         return "empty; must be a JSON object"
     ends = " (the file ends too early)" if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string") else ""
     return f"line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}{ends}"
@@ -135,7 +139,7 @@ def _refuse_marked(data: dict[str, Any], reader: _Reader) -> None:
     for parts, value in _walk(data):
         where = join_path(parts)
         if isinstance(value, _Unreadable):
-            raise InputError(f"{where} = {preview(value)}; must be a finite number")
+            raise InputError(f"{where} = {preview(value)}; {value.allowed}")
         if id(value) in reader.duplicates:
             path = join_path([*parts, reader.duplicates[id(value)][1]])
             raise InputError(f"{path}: key given more than once in one object; keys must be unique")

@@ -32,7 +32,6 @@ _ALLOWED: dict[str, Callable[[dict[str, Any]], str]] = {
     "model_type": lambda c: "must be an object",
     "bool_type": lambda c: "must be true or false",
     "finite_number": lambda c: "must be a finite number",
-    "int_parsing_size": lambda c: "is too large a whole number",
     "too_short": lambda c: f"must have at least {c['min_length']} entry",
     "too_long": lambda c: f"must have {c['max_length']} entries",
 }

@@ -59,9 +59,11 @@ def _number(value: Any) -> Any:
 def _integer(value: Any) -> Any:
     """Accept 20 and 20.0 (many writers emit the latter), refuse 20.5, true and "20"."""
     value = _number(value)
-    if isinstance(value, float) and not value.is_integer():
+    if not isinstance(value, float):
+        return value
+    if not value.is_integer():
         raise PydanticCustomError("integer", "must be a whole number")
-    return value
+    return int(value)  # pydantic would refuse 1e300 without saying what is allowed
 
 
 # limits before the validators: only next to the type do they reach pydantic's core (fast) and the published JSON Schema

@@ -206,6 +206,8 @@ def test_schedules_that_could_not_be_read_back_are_not_written(
         ('{"a": [1, {"b c": -Infinity}]}', 'a[1]["b c"] = -Infinity; must be a finite number'),
         ('{"a": 1e400}', "a = 1e400; must be a finite number"),
         ('{"a": -1e999}', "a = -1e999; must be a finite number"),
+        ('{"a": 1e-400}', "a = 1e-400; must be 0 or at least 5e-324 in size (smaller numbers would be read as 0)"),
+        ('{"a": [-0.00' + "0" * 330 + "1]}", "0...; must be 0 or at least 5e-324 in size"),
         (f'{{"a": {"9" * 400}}}', f"a = {'9' * 57}...; must be a finite number"),
         (f'{{"a": {"9" * 5000}}}', "must be a finite number"),
         ('{"a": {"x": 1, "y": 2, "x": 3}}', "a.x: key given more than once in one object; keys must be unique"),
@@ -218,6 +220,7 @@ def test_schedules_that_could_not_be_read_back_are_not_written(
         ('"a"', 'top level is "a"; must be a JSON object'),
         ("", "empty; must be a JSON object"),
         (" \n ", "empty; must be a JSON object"),
+        ("\x1f", "line 1, column 1: not valid JSON"),
         ('{"a": 1', "line 1, column 8: not valid JSON: Expecting ',' delimiter (the file ends too early)"),
         ('{"a":\n [1, "b', "line 2, column 6: not valid JSON: Unterminated string starting at (the file ends too early)"),
         ('{"a": 1,}', "line 1, column "),
@@ -236,7 +239,7 @@ def test_strict_json(text: str, message: str) -> None:
 
 
 def test_json_that_is_fine() -> None:
-    assert parse_object('{"a": "\\ud83d\\ude00 \\\\ud800", "b": 1e-400, "c": -0.0, "d": 12345678901234567890}') == {
+    assert parse_object('{"a": "\\ud83d\\ude00 \\\\ud800", "b": 0.00e-400, "c": -0.0, "d": 12345678901234567890}') == {
         "a": "\U0001f600 \\ud800", "b": 0.0, "c": 0.0, "d": 12345678901234567890,
     }  # fmt: skip
     assert parse_object(f'{{"a": {"1" * 305}}}')["a"] == int("1" * 305)
@@ -309,26 +312,28 @@ def test_file_that_grows_or_lies_about_its_size(tmp_path: Path, monkeypatch: pyt
 
 
 def test_gzip_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = write(tmp_path / "honest.gz", gzip.compress(b"{}")[:-4] + (3 * 2**30).to_bytes(4, "little"))
-    assert refusal(honest) == f"{honest}: gzip: is stated to expand to 3,072 MiB or more; must be at most 1,024 MiB"
     monkeypatch.setattr(io, "MAX_EXPANDED_BYTES", 8 * 2**20)
+    honest = write(tmp_path / "honest.gz", gzip.compress(b" " * (9 * 2**20)))
+    assert refusal(honest) == f"{honest}: gzip: is stated to expand to 9 MiB or more; must be at most 8 MiB"
     member = gzip.compress(b" " * 2**20)
     assert "gzip: expands to 9 MiB or more; must be at most 8 MiB" in refusal(write(tmp_path / "many.gz", member * 20))
 
 
 def test_broken_gzip(tmp_path: Path, problem: Problem) -> None:
     good = gzip.compress(io.problem_text(problem).encode())
-    assert refusal(write(tmp_path / "a", good[:-20])).endswith("gzip: the file ends too early")
-    assert "gzip: " in refusal(write(tmp_path / "b", good[:50] + b"\xff\xff\xff" + good[53:]))
-    assert "gzip: Not a gzipped file" in refusal(write(tmp_path / "c", good + b"rubbish\0\0\0\0"))
-    assert "gzip: CRC check failed" in refusal(write(tmp_path / "d", good[:-8] + b"\0\0\0\0" + good[-4:]))
-    assert refusal(write(tmp_path / "e", b"\x1f\x8b")).endswith("gzip: the file ends too early")
+    # wherever it is cut: what then stands in the place of the trailer is no size
+    for length in range(2, len(good), 7):
+        assert refusal(write(tmp_path / "a", good[:length])).endswith("damaged gzip file: it ends too early")
+    assert "damaged gzip file: " in refusal(write(tmp_path / "b", good[:50] + b"\xff\xff\xff" + good[53:]))
+    assert "damaged gzip file: Not a gzipped file" in refusal(write(tmp_path / "c", good + b"rubbish\0\0\0\0"))
+    assert "damaged gzip file: CRC check failed" in refusal(write(tmp_path / "d", good[:-8] + b"\0\0\0\0" + good[-4:]))
+    assert "damaged gzip file: " in refusal(write(tmp_path / "e", good[:-4] + (3 * 2**30).to_bytes(4, "little")))
 
 
 def test_not_utf8(tmp_path: Path) -> None:
     path = tmp_path / "p.json"
-    assert refusal(write(path, b'{"name": "caf\xe9"}')) == f"{path}: byte 13 = 0xe9: not UTF-8 text"
-    assert refusal(write(path, b'\xef\xbb\xbf{"name": "\xff"}')) == f"{path}: byte 13 = 0xff: not UTF-8 text"
+    assert refusal(write(path, b'{"name": "caf\xe9"}')) == f"{path}: byte 13 = 0xe9: not UTF-8 text, hence not JSON"
+    assert refusal(write(path, b'\xef\xbb\xbf{"name": "\xff"}')) == f"{path}: byte 13 = 0xff: not UTF-8 text, hence not JSON"
     assert "byte 0 = 0xff" in refusal(write(path, '{"a": 1}'.encode("utf-16")))
 
 

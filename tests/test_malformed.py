@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import json
 import os
 from collections.abc import Callable
@@ -73,6 +74,7 @@ STRUCTURAL = [
     one(("horizon", "slots"), 0, "horizon.slots = 0; must be at least 1"),
     one(("horizon", "slots"), -3, "horizon.slots = -3; must be at least 1"),
     one(("horizon", "slots"), 10**7, "horizon.slots = 10000000; must be at most 100000"),
+    one(("horizon", "slots"), 1e308, "horizon.slots = 1e+308; must be at most 100000"),
     one(("horizon", "slots"), 2.5, "horizon.slots = 2.5; must be a whole number"),
     one(("horizon", "slot_s"), 0.0, "horizon.slot_s = 0.0; must be greater than 0"),
     one(("spectrum", "bandwidth_hz"), -5e6, "spectrum.bandwidth_hz = -5000000.0; must be greater than 0"),
@@ -81,13 +83,14 @@ STRUCTURAL = [
     one((*T0, "model_bits"), 0, "tasks[0].model_bits = 0; must be greater than 0"),
     one((*T0, "max_staleness"), -1, "tasks[0].max_staleness = -1; must be at least 0"),
     one((*T0, "max_steps"), 0, "tasks[0].max_steps = 0; must be at least 1"),
-    one((*T0, "max_steps"), 1e300, "tasks[0].max_steps = 1e+300; is too large a whole number"),
+    one((*T0, "max_steps"), 1e300, "tasks[0].max_steps = 1e+300; must be at most 1e+12"),
     one((*T0, "min_batch"), 1.5, "tasks[0].min_batch = 1.5; must be a whole number"),
     one((*T0, "learning_rate"), 0, "tasks[0].learning_rate = 0; must be greater than 0"),
     one((*T0, "prox"), -0.1, "tasks[0].prox = -0.1; must be at least 0"),
     one((*T0, "smoothness"), -1, "tasks[0].smoothness = -1; must be greater than 0"),
     one((*T0, "initial_gap"), 0, "tasks[0].initial_gap = 0; must be greater than 0"),
     one((*T0, "target"), -2, "tasks[0].target = -2; must be greater than 0"),
+    one((*PAIR, "samples"), 1e308, "devices[0].tasks.svhn.samples = 1e+308; must be at most 1e+12"),
     one((*PAIR, "samples"), 0, "devices[0].tasks.svhn.samples = 0; must be at least 1"),
     one((*PAIR, "cycles_per_sample"), -4e5, "devices[0].tasks.svhn.cycles_per_sample = -400000.0; must be greater than 0"),
     one((*PAIR, "gradient_variance"), -2, "devices[0].tasks.svhn.gradient_variance = -2; must be at least 0"),
@@ -243,7 +246,11 @@ RAW = {
     "nested": (b'{"schema": ' + b"[" * 100_000, "nested too deeply"),
     "comment": (b"// problem\n" + VALID.encode(), "line 1, column 1: not valid JSON"),
     "trailing": (VALID.encode() + b"}", "not valid JSON: Extra data"),
-    "gzip cut short": (b"\x1f\x8b\x08\x00\x00", "gzip: "),
+    "underflow": (VALID.replace('"slot_s": 1.0', '"slot_s": 1e-400').encode(), "horizon.slot_s = 1e-400; must be 0 or"),
+    "gzip cut short": (gzip.compress(VALID.encode())[:300], "damaged gzip file: it ends too early"),
+    "gzip and then rubbish": (gzip.compress(VALID.encode())[:300] + b"\xff" * 300, "damaged gzip file: "),
+    "gzip of no JSON": (gzip.compress(b"hello"), "line 1, column 1: not valid JSON: "),
+    "gzip of gzip": (gzip.compress(gzip.compress(VALID.encode())), "byte 1 = 0x8b: not UTF-8 text, hence not JSON"),
 }  # fmt: skip
 
 
