@@ -13,6 +13,7 @@ on federated learning over wireless networks: JSAC'24a, JSAC'24b (Han et al.), F
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
@@ -21,6 +22,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from schedopt.errors import InputError
+from schedopt.messages import describe_validation_error
 from schedopt.problem import MAX_SLOTS, PROBLEM_SCHEMA, TERMS, FloatArray, IntArray, Problem
 
 __all__ = ["KNOWN_TASKS", "CpuClass", "GenerateSettings", "generate_problem", "mean_gain"]
@@ -285,11 +287,22 @@ _LARGEST, _LARGEST_DECIBEL, _LARGEST_SPREAD = 1e30, 300.0, 5.0
 
 
 def _refuse(name: str, value: object, allowed: str) -> None:
-    raise InputError(f"{name} = {value!r}; must be {allowed}")
+    raise InputError(f"{name} = {reprlib.repr(value)}; must be {allowed}")
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether ``value`` is a number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
+
+
+def _is_text(value: object) -> bool:
+    """Whether ``value`` can be a name in a problem: no half surrogate pairs, which are not Unicode."""
+    return isinstance(value, str) and 1 <= len(value) <= 200 and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _check_settings(s: GenerateSettings) -> None:
@@ -297,13 +310,15 @@ def _check_settings(s: GenerateSettings) -> None:
         value = getattr(s, name)
         if value is None and name == "total_samples":
             continue
-        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not low <= value <= high:
+        if not _is_number(value) or value % 1 != 0 or not low <= value <= high:
             _refuse(name, value, f"a whole number from {low} to {high}")
+        object.__setattr__(s, name, int(value))
     optional = {field for field, default in GenerateSettings.__dict__.items() if default is None}
     for name in (*_POSITIVE, *_NON_NEGATIVE, *_DECIBEL):
         value = getattr(s, name)
         if value is not None or name not in optional:
             _check_number(name, value)
+            object.__setattr__(s, name, float(value))
     for name, choices in _CHOICES.items():
         value = getattr(s, name)
         if not (value in choices or (value is None and name in optional)):
@@ -324,7 +339,7 @@ def _check_number(name: str, value: object) -> None:
 
 
 def _check_structures(s: GenerateSettings) -> None:
-    if not isinstance(s.name, str) or not 1 <= len(s.name) <= 200:
+    if not _is_text(s.name):
         _refuse("name", s.name, "a text of 1 to 200 characters")
     if s.enforce_conditions is not None and not isinstance(s.enforce_conditions, bool):
         _refuse("enforce_conditions", s.enforce_conditions, "true or false")
@@ -332,25 +347,31 @@ def _check_structures(s: GenerateSettings) -> None:
         pair = getattr(s, name)
         if pair is not None or name != "energy_budget_j":
             _check_range(name, pair)
-    if not s.cpu_classes:
-        _refuse("cpu_classes", s.cpu_classes, "at least one class")
-    classes = []
-    for k, entry in enumerate(s.cpu_classes):
-        classes.append(_check_cpu_class(f"cpu_classes[{k}]", entry))
-    object.__setattr__(s, "cpu_classes", tuple(classes))
-    object.__setattr__(s, "task_names", tuple(s.task_names))
-    object.__setattr__(s, "task_weights", tuple(s.task_weights))
-    for k, weight in enumerate(s.task_weights):
-        if not _is_number(weight) or weight < 0:
-            _refuse(f"task_weights[{k}]", weight, "a number, at least 0")
-    for k, text in enumerate(s.task_names):
-        if not isinstance(text, str) or not 1 <= len(text) <= 200 or text in s.task_names[:k]:
-            _refuse(f"task_names[{k}]", text, "a text of 1 to 200 characters, unlike the others")
+    _check_lists(s)
+    if not isinstance(s.term_scale, (Mapping, type(None))):
+        _refuse("term_scale", s.term_scale, f"an object with keys among {', '.join(TERMS)}")
     for term, scale in (s.term_scale or {}).items():
         if term not in TERMS:
             _refuse("term_scale has a key", term, f"one of {', '.join(TERMS)}")
         if not _is_number(scale) or scale < 0:
             _refuse(f"term_scale.{term}", scale, "a number, at least 0")
+
+
+def _check_lists(s: GenerateSettings) -> None:
+    for name in ("cpu_classes", "task_names", "task_weights"):
+        if not isinstance(getattr(s, name), (tuple, list)):
+            _refuse(name, getattr(s, name), "a list")
+        object.__setattr__(s, name, tuple(getattr(s, name)))
+    if not s.cpu_classes:
+        _refuse("cpu_classes", s.cpu_classes, "at least one class")
+    classes = tuple(_check_cpu_class(f"cpu_classes[{k}]", entry) for k, entry in enumerate(s.cpu_classes))
+    object.__setattr__(s, "cpu_classes", classes)
+    for k, weight in enumerate(s.task_weights):
+        if not _is_number(weight) or weight < 0:
+            _refuse(f"task_weights[{k}]", weight, "a number, at least 0")
+    for k, text in enumerate(s.task_names):
+        if not _is_text(text) or text in s.task_names[:k]:
+            _refuse(f"task_names[{k}]", text, "a text of 1 to 200 characters, unlike the others")
 
 
 def _check_range(name: str, pair: object) -> None:
@@ -591,5 +612,4 @@ def generate_problem(settings: GenerateSettings, seed: int = 0) -> Problem:
     try:
         return Problem.model_validate(data)
     except ValidationError as error:  # the settings exclude it; extreme products could still overflow
-        first = error.errors()[0]
-        raise InputError(f"{'.'.join(map(str, first['loc'])) or 'problem'} = {first['input']!r}; {first['msg']}") from None
+        raise InputError(f"the generated problem: {describe_validation_error(error, data, Problem)}") from None

@@ -28,8 +28,8 @@ from schedopt.cli.validate import result_mismatches
 from schedopt.constraints import validate_schedule
 from schedopt.errors import InputError
 from schedopt.files import parse_problem, parse_schedule, schedule_to_dict
+from schedopt.generate import GenerateSettings, generate_problem
 from schedopt.objective import evaluate_objective
-from schedopt.problem import Problem
 
 TESTS = Path(__file__).parent
 
@@ -126,10 +126,13 @@ def test_usage_errors_are_one_line() -> None:
     assert "--colour" in refusal("solve", "p.json", "--colour")
     assert "'a', " not in refusal("schema")
     assert "'fast' is not one of 'weighted', 'min_energy', 'min_bound'" in refusal("solve", "p.json", "--mode", "fast")
-    for limit in ("0", "-1", "nan", "inf", "1s"):
-        assert "'--time-limit'" in refusal("solve", "p.json", "--time-limit", limit)
-    for seed in ("-1", "1.5", str(2**32)):
-        assert "'--seed'" in refusal("solve", "p.json", "--seed", seed)
+    for limit in ("0", "-1", "nan", "inf", "1s", "abc", "", "1e-400"):
+        assert f"'--time-limit': {limit}; must be a finite number greater than 0 (" in refusal("solve", "p.json", "--time-limit", limit)
+    for seed in ("-1", "1.5", str(2**32), "9" * 5000, "x", ""):
+        assert f"'--seed': {seed}; must be a whole number from 0 to 4294967295 (" in refusal("solve", "p.json", "--seed", seed)
+    for count in ("0", "-1", "1e3", "x"):
+        assert f"'--devices': {count}; must be a whole number of at least 1 (" in refusal("generate", "--devices", count)
+    assert refusal("schema", "p").startswith("Invalid value for 'KIND': 'p' is not one of 'problem', 'schedule'.")
     assert run_json("solve", code=2) == {"error": "Missing argument 'PROBLEM'. (see 'schedopt solve --help')", "exit_code": 2}
 
 
@@ -605,61 +608,58 @@ def test_schema(kind: str) -> None:
     assert json.loads(plain.stdout)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
 
 
-@dataclass(frozen=True)
-class FakeSettings:
-    """Stands for the settings of the generator."""
-
-    devices: int = 10
-    tasks: int = 3
-    slots: int = 30
-    slot_s: float = 1.0
-    name: str = "random"
-    cell_radius_m: float = 500.0
-    classes: tuple[str, ...] = ("phone",)
-
-    def __post_init__(self) -> None:
-        if not self.cell_radius_m > 0:
-            raise ValueError(f"cell_radius_m = {self.cell_radius_m}; must be positive")
-
-
-@pytest.fixture
-def generator(monkeypatch: pytest.MonkeyPatch) -> list[tuple[FakeSettings, int]]:
-    """Calls of a fake generator, which always makes the same problem but for its name."""
-    calls: list[tuple[FakeSettings, int]] = []
-
-    def generate_problem(settings: FakeSettings, seed: int) -> Problem:
-        calls.append((settings, seed))
-        return parse_problem(problem_dict() | {"name": settings.name})
-
-    module = types.ModuleType("schedopt.generate")
-    module.GenerateSettings = FakeSettings  # type: ignore[attr-defined]
-    module.generate_problem = generate_problem  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "schedopt.generate", module)
-    return calls
-
-
-def test_generate(generator: list[tuple[FakeSettings, int]]) -> None:
-    arguments = ["--devices", "4", "--slot-s", "0.5", "--name", "x", "--seed", "9", "--set", "cell_radius_m=100", "--set", 'classes=["a"]']
-    result = run("generate", *arguments)
+def test_generate() -> None:
+    arguments = ["--devices", "4", "--slot-s", "0.5", "--name", "x", "--seed", "9", "--set", "cell_radius_m=100"]
+    result = run("generate", *arguments, "--set", 'task_names=["a"]', "--set", "tasks=1e0")
     assert result.exit_code == 0
-    assert generator == [(FakeSettings(devices=4, slot_s=0.5, name="x", cell_radius_m=100.0, classes=("a",)), 9)]
-    assert parse_problem(json.loads(result.stdout)).name == "x"
+    settings = GenerateSettings(devices=4, slot_s=0.5, name="x", cell_radius_m=100.0, task_names=("a",), tasks=1)
+    assert parse_problem(json.loads(result.stdout)) == generate_problem(settings, 9)
     document = run_json("generate", "-o", "new.json.gz", "--name", "y")
     assert document == {"name": "y", "digest": io.load_problem("new.json.gz").digest, "seed": 0, "output": "new.json.gz"}
     assert gzip.decompress(Path("new.json.gz").read_bytes()).decode() == run("generate", "--name", "y").stdout
-    assert run("generate", "-o", "new.json").stdout == "random: written to new.json\n"
+    assert run("generate", "-o", "new.json").stdout == "generated: written to new.json\n"
     assert "cell_radius_m = 500.0" in run("generate", "--set", "help").stdout
 
 
-def test_generate_refuses(generator: list[tuple[FakeSettings, int]]) -> None:
-    unknown = "--set cell_radius=1: must be FIELD=VALUE with a known FIELD; did you mean cell_radius_m? '--set help' lists them"
-    assert refusal("generate", "--set", "cell_radius=1") == unknown
-    assert refusal("generate", "--set", "slots").startswith("--set slots: must be FIELD=VALUE")
-    assert refusal("generate", "--set", "cell_radius_m=wide").startswith("--set cell_radius_m=wide: ")
-    assert refusal("generate", "--set", "cell_radius_m=-1") == "cell_radius_m = -1.0; must be positive"
-    assert "'--devices'" in refusal("generate", "--devices", "0")
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("cell_radius=1", "--set cell_radius=1: no field is called so; did you mean cell_radius_m? '--set help' lists them"),
+        ("slots", "--set slots: must be FIELD=VALUE; '--set help' lists the fields"),
+        ("=", "--set =: no field is called so; '--set help' lists them"),
+        ("a\nb=1", "--set a\\nb=1: no field is called so; '--set help' lists them"),
+        ("cell_radius_m=wide", "cell_radius_m = 'wide'; must be a number from 0 to 1e+30"),
+        ("cell_radius_m=", "cell_radius_m = ''; must be a number from 0 to 1e+30"),
+        ("cell_radius_m=-1", "cell_radius_m = -1; must be a number from 0 to 1e+30"),
+        ("cell_radius_m=true", "cell_radius_m = True; must be a number from 0 to 1e+30"),
+        ("cell_radius_m=1e-400", "cell_radius_m = 0.0; must be greater than 0"),
+        ("cell_radius_m=NaN", "cell_radius_m = nan; must be a number from 0 to 1e+30"),
+        (f"cell_radius_m={'9' * 400}", "cell_radius_m = 999999999999999999...9999999999999999999; must be a number from 0 to 1e+30"),
+        ("devices=1e308", "devices = 1e+308; must be a whole number from 1 to 100000"),
+        ("devices=1.5", "devices = 1.5; must be a whole number from 1 to 100000"),
+        ("total_samples=many", "total_samples = 'many'; must be a whole number from 1 to 1000000000000"),
+        ("name=12", "name = 12; must be a text of 1 to 200 characters"),
+        ('name="\\ud800"', "name = '\\ud800'; must be a text of 1 to 200 characters"),
+        ("task_names=ab", "task_names = 'ab'; must be a list"),
+        ("task_weights=3", "task_weights = 3; must be a list"),
+        ("cpu_classes=null", "cpu_classes = None; must be a list"),
+        ("cpu_classes=[[1, 2]]", "cpu_classes[0] = [1, 2]; must be [freq_min_hz, freq_max_hz, capacitance, share], four numbers"),
+        ("term_scale=[1]", "term_scale = [1]; must be an object with keys among opt, loss, part, data, local, noise, stale"),
+        ("max_power_w=[1]", "max_power_w = [1]; must be [lowest, highest], two numbers greater than 0"),
+        ("enforce_conditions=yes", "enforce_conditions = 'yes'; must be true or false"),
+        ("mode=" + "x" * 10_000, "mode = 'xxxxxxxxxxxx...xxxxxxxxxxxxx'; must be one of weighted, min_energy, min_bound"),
+        ("mode=" + "[" * 10_000, "mode = '[[[[[[[[[[[[...[[[[[[[[[[[[['; must be one of weighted"),
+    ],
+)
+def test_generate_refuses_settings(setting: str, message: str) -> None:
+    assert refusal("generate", "--set", setting).startswith(message)
+
+
+def test_generate_refuses() -> None:
+    assert refusal("generate", "--devices", "4", "--set", "devices=5") == "--set devices=5: devices is given more than once"
+    assert refusal("generate", "--set", "prox=0", "--set", "prox=1") == "--set prox=1: prox is given more than once"
     assert "no such directory" in refusal("generate", "-o", "no/p.json")
-    assert generator == []
+    assert refusal("generate", "-o", "") == "'': not a file name"
 
 
 def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:

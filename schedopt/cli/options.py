@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["FiniteRange", "json_option", "output_option", "seed_option"]
+__all__ = ["PositiveNumber", "WholeNumber", "json_option", "output_option", "seed_option"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -16,14 +16,39 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 MAX_SEED = 2**32 - 1
 
 
-class FiniteRange(click.FloatRange):
-    """A float range that refuses NaN (which every comparison lets through) and infinities."""
+class PositiveNumber(click.ParamType):
+    """A finite number greater than 0."""
+
+    name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The finite number that ``value`` is."""
-        number: float = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value} is not a finite number.", param, ctx)
+        """The number that ``value`` is."""
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not 0 < number < math.inf:
+            self.fail(f"{value}; must be a finite number greater than 0", param, ctx)
+        return number
+
+
+class WholeNumber(click.ParamType):
+    """A whole number from ``low`` to ``high`` (None = any from ``low``)."""
+
+    name = "whole number"
+
+    def __init__(self, low: int, high: int | None = None) -> None:
+        self.low, self.high = low, high
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The whole number that ``value`` is."""
+        try:
+            number = int(value)
+        except ValueError:
+            number = self.low - 1
+        if number < self.low or (self.high is not None and number > self.high):
+            allowed = f"of at least {self.low}" if self.high is None else f"from {self.low} to {self.high}"
+            self.fail(f"{value}; must be a whole number {allowed}", param, ctx)
         return number
 
 
@@ -40,5 +65,5 @@ def output_option(text: str, metavar: str = "FILE") -> Callable[[Function], Func
 
 def seed_option(function: Function) -> Function:
     """``--seed N``."""
-    kind = click.IntRange(0, MAX_SEED)
+    kind = WholeNumber(0, MAX_SEED)
     return click.option("--seed", type=kind, default=0, show_default=True, metavar="N", help="Seed of every random choice.")(function)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from schedopt.cli.options import FiniteRange, json_option, output_option, seed_option
+from schedopt.cli.options import PositiveNumber, json_option, output_option, seed_option
 from schedopt.cli.output import STDOUT, Command, Screen, number, print_json, write_output
 from schedopt.cli.signals import interruptible
 from schedopt.errors import InfeasibleError, SolverError
@@ -33,7 +33,7 @@ MODES = ("weighted", "min_energy", "min_bound")
 @click.option("--mode", type=click.Choice(MODES), help="Solve in this mode instead of the problem's objective.mode.")
 @click.option("--certify", is_flag=True, help="Spend effort on a proven lower bound.")
 @click.option(
-    "--time-limit", type=FiniteRange(min=0, min_open=True), metavar="S", help="Stop after S seconds with the best schedule found."
+    "--time-limit", type=PositiveNumber(), metavar="S", help="Stop after S seconds with the best schedule found."
 )
 @seed_option
 @json_option
