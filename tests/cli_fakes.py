@@ -88,6 +88,21 @@ class Solved(_Fake):
     pass
 
 
+class Unbounded(_Fake):
+    """Proves nothing."""
+
+    def finish(self, incumbent: Incumbent, seed: int) -> SolveResult:
+        incumbent.lower_bound = float("-inf")
+        return super().finish(incumbent, seed)
+
+
+class UnboundedDefault(Unbounded):
+    """Proves nothing under the name of the default solver."""
+
+    def finish(self, incumbent: Incumbent, seed: int) -> SolveResult:
+        return super().finish(incumbent, seed).replace(solver="sca")
+
+
 class Slow(_Fake):
     """Works until it is interrupted; a line on stdout tells that it has begun."""
 
@@ -142,6 +157,8 @@ class KeyboardInterrupted(_Fake):
 #: What the tests add to the registry of solvers.
 FAKES = {
     "solved": "cli_fakes:Solved",
+    "unbounded": "cli_fakes:Unbounded",
+    "unbounded_default": "cli_fakes:UnboundedDefault",
     "slow": "cli_fakes:Slow",
     "time_limited": "cli_fakes:TimeLimited",
     "infeasible": "cli_fakes:Infeasible",

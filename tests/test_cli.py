@@ -195,6 +195,18 @@ def objective() -> float:
     return evaluate_objective(file.problem, file.schedule).objective
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("unbounded_default",), "none proven (try --certify)"),
+        (("unbounded_default", "--certify"), "none proven"),
+        (("unbounded", "--certify"), "none proven (try --solver sca)"),
+    ],
+)
+def test_advice_without_a_bound_is_only_what_was_not_done(arguments: tuple[str, ...], text: str) -> None:
+    assert f"lower bound   {text}\n" in run("solve", "p.json", "--solver", *arguments).stdout
+
+
 def test_solve_prints_a_table() -> None:
     result = run("solve", "p.json", "--solver", "solved")
     assert result.exit_code == 0
@@ -463,6 +475,24 @@ def test_validate_violations() -> None:
     ]
 
 
+def test_what_is_violated_by_no_amount() -> None:
+    """Energy beyond all numbers against a budget beyond all numbers: their difference is none."""
+    data = schedule_dict()
+    data["problem"]["devices"][0] |= {"energy_budget_j": None, "freq_hz": [1e8, 1e300]}
+    data["assignments"][0]["freq_hz"] = 1e299
+    Path("s.json").write_text(json.dumps(data))
+    output = run("validate", "s.json").stdout
+    assert "violated: 6 energy budget: dev00: (value infinite, limit infinite)\n" in output
+    assert "by -" not in output
+
+
+def test_unit_of_what_has_none() -> None:
+    data = schedule_dict()
+    data["assignments"][0]["steps"] = 20
+    Path("s.json").write_text(json.dumps(data))
+    assert "violated: C1: svhn: by 0.05 (value 0.1, limit 0.05)\n" in run("validate", "s.json").stdout
+
+
 def test_validate_caps_what_it_prints() -> None:
     data = schedule_dict()
     data["assignments"] = [data["assignments"][0] | {"batch": 601 + k} for k in range(25)]
@@ -560,6 +590,17 @@ def test_bound_table() -> None:
     for label in ("term opt", "term stale", "bound", "bound_sharp", "C1 (<= 0.05)", "C2 (<= 0.5)", "certified"):
         assert label in output
     assert "svhn: certified\n" in output
+
+
+def test_no_sharper_bound_over_the_horizon() -> None:
+    """It sharpens another bound, and may even be above this one."""
+    data = schedule_dict()
+    data["problem"]["objective"]["participation"] = "horizon"
+    Path("s.json").write_text(json.dumps(data))
+    (bound,) = run_json("bound", "s.json")["bounds"]
+    assert [task["bound_sharp"] for task in bound["tasks"].values()] == [None, None]
+    row = next(line for line in run("bound", "s.json").stdout.splitlines() if "bound_sharp" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == ["bound_sharp", "-", "-"]
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,11 @@ class AsyncScheduleBound:
     name = "async_schedule"
 
     def evaluate(self, problem: Problem, schedule: Schedule) -> BoundValue:
-        """Ψ_j of every task, its terms and conditions; ``extra['bound_sharp']`` has the sharper participation term."""
+        """Ψ_j of every task, its terms and conditions.
+
+        ``extra['bound_sharp']`` has the sharper participation term. It sharpens Theorem 1, which charges participation per instant;
+        under ``horizon``, where it bounds nothing and may exceed Ψ, it is NaN.
+        """
         arrays = problem.arrays
         sums = aggregate(arrays, schedule)
         raw = raw_terms(problem, schedule, sums)
@@ -196,14 +200,14 @@ class AsyncScheduleBound:
             factor = np.where(trained, FACTOR / sums.h_total, np.inf)
         terms = np.where(trained[:, None], np.where(trained, factor, 0.0)[:, None] * arrays.term_scale * raw, np.nan)
         total = np.where(trained, terms.sum(axis=1), np.inf)
-        sharp = raw.copy()
-        sharp[:, TERMS.index("part")] = _sharp_participation(arrays, schedule, sums)
         conditions = _conditions(arrays, schedule, sums)
         proven = problem.objective.participation == "instant" and bool(np.all(arrays.term_scale >= 1))
         certified = trained & proven & arrays.delta_rule
         for condition in conditions:
             certified = certified & condition.holds
-        sharp_total = np.where(trained, np.where(trained, factor, 0.0) * (sharp @ arrays.term_scale), np.inf)
-        return BoundValue(
-            self.name, total, TERMS, terms, raw, conditions, certified, {"bound_sharp": sharp_total, "h_total": sums.h_total}
-        )
+        sharp = np.full(arrays.num_tasks, np.nan)
+        if problem.objective.participation == "instant":
+            sharp_raw = raw.copy()
+            sharp_raw[:, TERMS.index("part")] = _sharp_participation(arrays, schedule, sums)
+            sharp = np.where(trained, np.where(trained, factor, 0.0) * (sharp_raw @ arrays.term_scale), np.inf)
+        return BoundValue(self.name, total, TERMS, terms, raw, conditions, certified, {"bound_sharp": sharp, "h_total": sums.h_total})

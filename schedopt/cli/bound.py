@@ -26,7 +26,7 @@ def command(schedule_path: str, as_json: bool) -> None:
     """Evaluate every convergence bound of SCHEDULE, a schedule.json: term by term, with its conditions.
 
     "bound_sharp" has the sharper participation term, in which full synchronous uploads carry no participation error; the objective
-    uses "bound".
+    uses "bound". It sharpens the bound of participation "instant"; under "horizon" it is "-" (null with --json).
     """
     import numpy as np
 
@@ -69,7 +69,7 @@ def _bound_dict(problem: Problem, bound: BoundValue) -> dict[str, Any]:
 
 
 def _task_dict(problem: Problem, bound: BoundValue, j: int) -> dict[str, Any]:
-    """One task's bound; null is infinite (never trained)."""
+    """One task's bound; null is infinite (never trained), or in ``bound_sharp`` undefined (participation over the horizon)."""
     return {
         "bound": bound.total[j],
         "certified": bound.certified[j],

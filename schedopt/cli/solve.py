@@ -72,7 +72,7 @@ def command(
             progress = None if show is None else lambda record: show(_progress_text(record))
             result = chosen.solve(problem, settings=settings, seed=seed, progress=progress)
         interrupts.armed = False
-        _deliver(problem, result, output, as_json=as_json)
+        _deliver(problem, result, output, certify=certify, as_json=as_json)
     if result.interrupted:
         ctx.exit(130)
 
@@ -95,7 +95,7 @@ def _progress_text(record: IterationRecord) -> str:
     )
 
 
-def _deliver(problem: Problem, result: SolveResult, output: str | None, *, as_json: bool) -> None:
+def _deliver(problem: Problem, result: SolveResult, output: str | None, *, certify: bool, as_json: bool) -> None:
     """Write the schedule and print the summary, or say why there is none."""
     from schedopt.io import schedule_text
     from schedopt.objective import evaluate_objective
@@ -110,7 +110,7 @@ def _deliver(problem: Problem, result: SolveResult, output: str | None, *, as_js
     if as_json and output != STDOUT:
         print_json(_summary(problem, schedule, result, evaluation, output))
     elif not as_json:
-        _print_tables(problem, schedule, result, evaluation, output)
+        _print_tables(problem, schedule, result, evaluation, output, certify=certify)
 
 
 def _refuse(result: SolveResult) -> None:
@@ -154,12 +154,14 @@ def _task_profile(schedule: Schedule, j: int) -> dict[str, Any]:
     }
 
 
-def _print_tables(problem: Problem, schedule: Schedule, result: SolveResult, evaluation: Evaluation, output: str | None) -> None:
+def _print_tables(
+    problem: Problem, schedule: Schedule, result: SolveResult, evaluation: Evaluation, output: str | None, *, certify: bool
+) -> None:
     # with the schedule itself on stdout, what is for people goes to stderr
     screen = Screen(stderr=output == STDOUT)
     screen.line(f"{problem.name}: {result.status.value}")
     screen.line(f"objective     {number(evaluation.objective)} ({problem.objective.mode})")
-    screen.line(f"lower bound   {_bound_text(result)}")
+    screen.line(f"lower bound   {_bound_text(result, certify)}")
     screen.line(f"energy        {number(evaluation.energy_j)} J")
     screen.line(f"solver        {_solver_text(result)}")
     head = ("task", "bound", "certified", "energy J", "assigned", "steps", "batch", "staleness: count")
@@ -168,9 +170,11 @@ def _print_tables(problem: Problem, schedule: Schedule, result: SolveResult, eva
         screen.line(f"written to {output}")
 
 
-def _bound_text(result: SolveResult) -> str:
+def _bound_text(result: SolveResult, certify: bool) -> str:
     if result.lower_bound is None:
-        return "none proven (try --certify)"
+        if result.solver != DEFAULT_SOLVER:
+            return f"none proven (try --solver {DEFAULT_SOLVER})"
+        return "none proven" if certify else "none proven (try --certify)"
     method = f" by {result.lower_bound_method}" if result.lower_bound_method else ""
     gap = "" if result.gap is None else f"; proven within {max(100 * result.gap, 0.0):.2g} % of optimal"
     return f"{number(result.lower_bound)}{method}{gap}"

@@ -209,6 +209,8 @@ def _amount(amount: float) -> str:
 def _print_violations(screen: Screen, check: ConstraintCheck) -> None:
     for row in check.violations[:PRINTED_ROWS]:
         values = f"value {number(row.value)}, limit {number(row.limit)}"
-        screen.line(f"violated: {check.name}: {row.where}: by {number(row.amount)} {row.unit} ({values})")
+        # an infinite value and no limit, or an undefined value, violate by no amount
+        excess = "" if math.isnan(row.amount) else f"by {number(row.amount)} {row.unit}".rstrip() + " "
+        screen.line(f"violated: {check.name}: {row.where}: {excess}({values})")
     if len(check.violations) > PRINTED_ROWS:
         screen.line(f"violated: {check.name}: ... and {len(check.violations) - PRINTED_ROWS} more rows (all with --json)")
