@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from schedopt.bounds.async_schedule import C1_LIMIT, C2_LIMIT
-from schedopt.formulation.candidates import steps_limit
+from schedopt.formulation.candidates import check_size, steps_limit
 from schedopt.formulation.uplink import LN2, energy_shape, uploads_of
 from schedopt.physics import compute_energy_j
 from schedopt.problem import FloatArray, Problem, ProblemArrays
@@ -65,7 +65,8 @@ class Reach:
 
 
 def reach(arrays: ProblemArrays) -> Reach:
-    """What single assignments can do, slot by slot."""
+    """What single assignments can do, slot by slot. Raises :class:`~schedopt.errors.InputError` if that exceeds memory."""
+    check_size(arrays.num_devices * arrays.num_tasks, arrays.slots)
     shape = (arrays.num_devices, arrays.num_tasks, arrays.slots)
     i, j, slot = np.indices(shape)
     receive_s = np.broadcast_to((arrays.model_bits / arrays.downlink_bps[:, None])[:, :, None], shape)

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from schedopt.errors import InputError
 from schedopt.messages import describe_validation_error
-from schedopt.problem import MAX_SLOTS, PROBLEM_SCHEMA, TERMS, FloatArray, IntArray, Problem
+from schedopt.problem import MAX_GAINS, MAX_PAIRS, MAX_SLOTS, PROBLEM_SCHEMA, TERMS, FloatArray, IntArray, Problem
 
 __all__ = ["KNOWN_TASKS", "CpuClass", "GenerateSettings", "generate_problem", "mean_gain"]
 
@@ -32,7 +32,7 @@ Mode = Literal["weighted", "min_energy", "min_bound"]
 Participation = Literal["instant", "horizon"]
 
 #: Larger problems are taken for mistakes.
-MAX_DEVICES, MAX_TASKS, MAX_GAINS = 100_000, 1_000, 50_000_000
+MAX_DEVICES, MAX_TASKS = 100_000, 1_000
 #: A gain below this is as good as none; it keeps gains positive whatever the geometry.
 MIN_GAIN = 1e-30
 #: Decimal digits of the random numbers in a problem.
@@ -391,6 +391,8 @@ def _check_relations(s: GenerateSettings) -> None:
     """What no single setting shows."""
     if s.devices * s.slots > MAX_GAINS:
         _refuse("devices * slots", s.devices * s.slots, f"at most {MAX_GAINS}")
+    if s.devices * s.tasks > MAX_PAIRS:
+        _refuse("devices * tasks", s.devices * s.tasks, f"at most {MAX_PAIRS}")
     if s.min_distance_m > s.cell_radius_m:
         _refuse("min_distance_m", s.min_distance_m, f"at most cell_radius_m = {s.cell_radius_m}")
     if s.fading_floor > 1:

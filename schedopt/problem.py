@@ -18,6 +18,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from pydantic_core import PydanticCustomError
 
 __all__ = [
+    "MAX_GAINS",
+    "MAX_PAIRS",
     "MAX_SLOTS",
     "PROBLEM_SCHEMA",
     "TERMS",
@@ -41,6 +43,9 @@ TERMS = ("opt", "loss", "part", "data", "local", "noise", "stale")
 
 #: More slots than this is taken for a mistake (and would exhaust memory before it solved anything).
 MAX_SLOTS = 100_000
+
+#: Channel gains (devices x slots) and pairs (devices x tasks) that are still kept in memory.
+MAX_GAINS = MAX_PAIRS = 50_000_000
 
 #: Σ_i λ_ij may differ from one by this much (weights written with a few digits).
 WEIGHT_SUM_TOLERANCE = 1e-6
@@ -350,6 +355,7 @@ def check_consistency(problem: Problem) -> None:
 
     Raises ``PydanticCustomError`` whose message starts with the path of the field.
     """
+    _check_sizes(problem)
     for kind, items in (("tasks", problem.tasks), ("devices", problem.devices)):
         seen: dict[str, int] = {}
         for k, item in enumerate(items):
@@ -363,6 +369,13 @@ def check_consistency(problem: Problem) -> None:
     _check_weights(problem)
     if problem.objective.mode == "min_energy" and all(task.target is None for task in problem.tasks):
         _fail("tasks[0].target = null: mode min_energy needs a target in at least one task")
+
+
+def _check_sizes(problem: Problem) -> None:
+    devices, tasks, slots = len(problem.devices), len(problem.tasks), problem.horizon.slots
+    for field, number, unit, limit in (("horizon.slots", slots, "slots", MAX_GAINS), ("tasks", tasks, "tasks", MAX_PAIRS)):
+        if devices * number > limit:
+            _fail(f"{field}: {devices:,} devices x {number:,} {unit} = {devices * number:,}; must be at most {limit:,}")
 
 
 def _check_devices(problem: Problem) -> None:

@@ -15,6 +15,7 @@ from tiny import tiny_problem_dict
 
 from schedopt.bounds.async_schedule import AsyncScheduleBound, aggregate, raw_terms
 from schedopt.constraints import validate_schedule
+from schedopt.errors import InputError
 from schedopt.formulation.candidates import (
     MAX_STEP_GRID,
     Candidates,
@@ -332,6 +333,34 @@ def test_lower_covers_the_steps_between_the_points_of_a_coarse_grid(seed: int) -
     assert np.all(coarse.cost >= exact.cost - 1e-6 * scale)
     # a bound, not just any number: it may be off by what a step of the grid is worth
     assert np.all(bound.lower >= least - 0.2 * scale)
+
+
+@pytest.mark.parametrize(
+    ("slots", "staleness", "message"),
+    [
+        (100_000, 10**6, "2 pairs of device and task x 100,000 slots x 100,000 lengths (max_staleness + 1) = 20,000,000,000"),
+        (10_000, 1000, "2 pairs of device and task x 10,000 slots x 1,001 lengths (max_staleness + 1) = 20,020,000"),
+    ],
+)
+def test_too_many_assignments_are_refused(slots: int, staleness: int, message: str) -> None:
+    data = tiny_problem_dict(np.random.default_rng(0), fading=False, task={"max_staleness": staleness})
+    data["horizon"]["slots"] = slots
+    with pytest.raises(InputError) as caught:
+        build_candidates(make_problem(data))
+    assert str(caught.value) == f"problem too large: {message} possible assignments; must be at most 20,000,000"
+
+
+def test_pairs_without_data_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tiny_problem_dict(np.random.default_rng(0), devices=3, tasks=2, slots=4, task={"max_staleness": 1})
+    del data["devices"][0]["tasks"]["task1"]
+    for device in data["devices"]:
+        for pair in device["tasks"].values():
+            pair.pop("weight", None)
+    monkeypatch.setattr("schedopt.formulation.candidates.MAX_ASSIGNMENTS", 5 * 4 * 2)
+    assert len(build_candidates(make_problem(data))) > 0
+    monkeypatch.setattr("schedopt.formulation.candidates.MAX_ASSIGNMENTS", 5 * 4 * 2 - 1)
+    with pytest.raises(InputError, match="5 pairs of device and task x 4 slots x 2 lengths"):
+        build_candidates(make_problem(data))
 
 
 @pytest.mark.parametrize("limit", [1, 2, MAX_STEP_GRID, MAX_STEP_GRID + 1, 1000])

@@ -358,3 +358,30 @@ def test_every_reading_command_is_fed() -> None:
             assert command is not None
             reads = any(p.param_type_name == "argument" and p.type.name == "path" for p in command.params)
             assert not reads or name in fed, f"{name} reads a file but is not tested here"
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ("MAX_GAINS", "horizon.slots: 2 devices x 6 slots = 12; must be at most 3"),
+        ("MAX_PAIRS", "tasks: 2 devices x 2 tasks = 4; must be at most 3"),
+    ],
+)
+def test_more_than_fits_in_memory(limit: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"schedopt.problem.{limit}", 3)
+    Path("p.json").write_text(json.dumps(problem_dict()))
+    refuse(["validate", "p.json"], message, before="p.json: ")
+
+
+@pytest.mark.parametrize("solver", [name for name in registry.SOLVERS if name != "enumeration"])
+def test_every_solver_refuses_what_is_too_large(solver: str) -> None:
+    """Half a million channel gains and 25 million slots of pairs: legal, but more than can be scheduled."""
+    data = problem_dict()
+    data["horizon"]["slots"] = 100_000
+    data["devices"] = [data["devices"][k % 2] | {"name": f"d{k}"} for k in range(5)]
+    data["tasks"] = [data["tasks"][0] | {"name": f"t{k}"} for k in range(50)]
+    for k, device in enumerate(data["devices"]):
+        device["tasks"] = {f"t{j}": device["tasks"]["svhn"] for j in range(50) if j % 5 == k}
+    Path("p.json").write_text(json.dumps(data))
+    message = "250 pairs of device and task x 100,000 slots = 25,000,000 possible assignments; must be at most 20,000,000"
+    refuse(["solve", "--solver", solver, "p.json"], message, before="problem too large: ")

@@ -25,6 +25,7 @@ from schedopt.bounds.async_schedule import (
     prox_step_square_sum,
     prox_step_sum,
 )
+from schedopt.errors import InputError
 from schedopt.formulation.resources import MARGIN
 from schedopt.formulation.uplink import LN2, Uploads, energy_shape, uploads_of
 from schedopt.problem import TERMS, FloatArray, IntArray, Problem, ProblemArrays
@@ -37,6 +38,7 @@ __all__ = [
     "Prices",
     "best_paths",
     "build_candidates",
+    "check_size",
     "make_columns",
     "price",
     "price_columns",
@@ -45,6 +47,8 @@ __all__ = [
 
 #: Up to this many numbers of steps are all tried; beyond, a geometric grid of about this size.
 MAX_STEP_GRID = 48
+#: More possible assignments than this are refused: :func:`build_candidates` alone takes about 200 bytes for each.
+MAX_ASSIGNMENTS = 20_000_000
 _CHUNK = 1 << 17
 #: Pairs of a candidate and its steps whose constants are kept between pricings.
 _REMEMBERED = 1 << 22
@@ -210,14 +214,32 @@ def step_grid(limits: IntArray) -> tuple[IntArray, IntArray]:
     return steps, block
 
 
+def check_size(pairs: int, slots: int, lengths: int = 1) -> None:
+    """Refuse what would exhaust memory: more than :data:`MAX_ASSIGNMENTS` of pairs (device, task) x slots x lengths.
+
+    Raises :class:`~schedopt.errors.InputError`.
+    """
+    product = pairs * slots * lengths
+    if product > MAX_ASSIGNMENTS:
+        factors = f"{pairs:,} pairs of device and task x {slots:,} slots"
+        if lengths > 1:
+            factors += f" x {lengths:,} lengths (max_staleness + 1)"
+        raise InputError(f"problem too large: {factors} = {product:,} possible assignments; must be at most {MAX_ASSIGNMENTS:,}")
+
+
 def build_candidates(problem: Problem) -> Candidates:
-    """All (device, task, start, end) that some choice of resources makes possible, ordered by device, task, end and length."""
+    """All (device, task, start, end) that some choice of resources makes possible, ordered by device, task, end and length.
+
+    Raises :class:`~schedopt.errors.InputError` if there are too many (see :func:`check_size`).
+    """
     a = problem.arrays
     limit = steps_limit(problem)
+    pair_device, pair_task = np.nonzero(a.has_data)
     longest = int(min(a.max_staleness.max() + 1, a.slots))
-    device, task, end, length = (x.ravel() for x in np.indices((a.num_devices, a.num_tasks, a.slots, longest), dtype=np.int64))
-    end, length = end + 1, length + 1
-    keep = a.has_data[device, task] & (length <= end) & (length - 1 <= a.max_staleness[task]) & (limit[task] >= 1)
+    check_size(len(pair_device), a.slots, longest)
+    pair, end, length = (x.ravel() for x in np.indices((len(pair_device), a.slots, longest), dtype=np.int64))
+    device, task, end, length = pair_device[pair], pair_task[pair], end + 1, length + 1
+    keep = (length <= end) & (length - 1 <= a.max_staleness[task]) & (limit[task] >= 1)
     keep &= (a.samples[device, task] >= a.min_batch[task]) & (a.aggregation_weight[device, task] > 0)
     device, task, end, length = device[keep], task[keep], end[keep], length[keep]
     uploads = uploads_of(a, device, task, end)
