@@ -134,9 +134,9 @@ class Task(_Model):
     target: Positive | None = None
     """ε_j: the bound Ψ_j that mode min_energy must reach; null = none."""
     dataset: str | None = None
-    """Data set that `simulate` trains on."""
+    """Data set to train on; a solve does not use it."""
     model: str | None = None
-    """Model that `simulate` trains."""
+    """Model to train; a solve does not use it."""
 
 
 class DeviceTask(_Model):

@@ -347,7 +347,7 @@ def test_too_many_assignments_are_refused(slots: int, staleness: int, message: s
     data["horizon"]["slots"] = slots
     with pytest.raises(InputError) as caught:
         build_candidates(make_problem(data))
-    assert str(caught.value) == f"problem too large: {message} possible assignments; must be at most 20,000,000"
+    assert str(caught.value) == f"problem too large: {message}; must be at most 20,000,000"
 
 
 def test_pairs_without_data_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

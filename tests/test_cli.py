@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -720,6 +721,28 @@ def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "SCHEDOPT_DATA_DIR" in output
     monkeypatch.setenv("SCHEDOPT_DATA_DIR", "data")
     assert str(Path("data/mnist")) in run("doctor").stdout
+
+
+def test_doctor_names_commands_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    from schedopt.cli import doctor
+
+    for spec in (object(), None):
+        monkeypatch.setattr(doctor, "find_spec", lambda name, spec=spec: spec)
+        named = re.findall(r"schedopt ([a-z]\w*)", run("doctor").stdout)
+        assert set(named) <= set(COMMANDS)
+        assert "simulate" not in run("doctor").stdout
+
+
+def test_doctor_with_a_data_set_that_it_may_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("data/mnist").mkdir(parents=True)
+
+    def refuse(path: Path) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    mnist, *_ = run_json("doctor", "--data-dir", "data")["data_sets"]
+    assert mnist["usable"] is False
+    assert mnist["detail"] == "cannot be read: [Errno 13] Permission denied: 'data/mnist'"
 
 
 def test_doctor_without_anything(monkeypatch: pytest.MonkeyPatch) -> None:

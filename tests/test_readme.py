@@ -60,7 +60,16 @@ def test_commands_and_their_options_exist(line: str) -> None:
 
 
 def test_every_line_of_shell_is_known() -> None:
-    assert [line for line in LINES if not line.startswith(("make ", "schedopt "))] == []
+    assert [line for line in LINES if not line.startswith(("make ", "schedopt "))] == [". .venv/bin/activate"]
+
+
+def test_what_the_commands_write_is_ignored() -> None:
+    """Following the README leaves nothing for git to report."""
+    written = set(re.findall(r"(?:schedopt|python) .* -o (\S+)", "\n".join([*LINES, MAKEFILE])))
+    assert {"schedule.json", "schedule.json.gz", "problem.json", "out.json"} <= written
+    ignored = set((ROOT / ".gitignore").read_text().split())
+    missing = {path for path in written if not any(f"/{path}".startswith(entry) for entry in ignored if entry.startswith("/"))}
+    assert missing == set()
 
 
 def test_command_table_is_complete() -> None:

@@ -38,8 +38,8 @@ class Optional:
 
 
 OPTIONAL = (
-    Optional("torch", "torch", "runtime", "schedopt simulate"),
-    Optional("sklearn", "scikit-learn", "runtime", "data partitions of schedopt simulate"),
+    Optional("torch", "torch", "runtime", "training by a schedule (not built yet)"),
+    Optional("sklearn", "scikit-learn", "runtime", "data partitions for training (not built yet)"),
     Optional("pooch", "pooch", "runtime", "download of data sets"),
     Optional("pyscipopt", "pyscipopt", "scip", "the general global solver SCIP"),
     Optional("matplotlib", "matplotlib", "report", "pictures"),
@@ -125,14 +125,18 @@ def _devices() -> list[Finding]:
 
 
 def _data_sets(data_dir: str | None) -> list[Finding]:
-    """A data set is found if its directory is there and not empty; whether its files are whole is for ``simulate`` to check."""
+    """A data set is found if its directory is there and not empty; its files are not looked at."""
     if data_dir is None:
         remedy = f"set {DATA_DIR_VARIABLE} or give --data-dir"
         return [Finding(name, False, "no data directory given", remedy) for name in DATA_SETS]
     findings = []
     for name in DATA_SETS:
         path = Path(data_dir) / name
-        found = path.is_dir() and any(path.iterdir())
+        try:
+            found = path.is_dir() and any(path.iterdir())
+        except OSError as error:
+            findings.append(Finding(name, False, f"cannot be read: {error}", f"make {path} readable"))
+            continue
         findings.append(Finding(name, found, str(path) if found else "not found", None if found else f"put its files into {path}"))
     return findings
 

@@ -224,7 +224,7 @@ def check_size(pairs: int, slots: int, lengths: int = 1) -> None:
         factors = f"{pairs:,} pairs of device and task x {slots:,} slots"
         if lengths > 1:
             factors += f" x {lengths:,} lengths (max_staleness + 1)"
-        raise InputError(f"problem too large: {factors} = {product:,} possible assignments; must be at most {MAX_ASSIGNMENTS:,}")
+        raise InputError(f"problem too large: {factors} = {product:,}; must be at most {MAX_ASSIGNMENTS:,}")
 
 
 def build_candidates(problem: Problem) -> Candidates:
