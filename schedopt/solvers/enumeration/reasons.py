@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from schedopt.bounds.async_schedule import C1_LIMIT
 from schedopt.solvers.enumeration.plans import Plans
 from schedopt.solvers.enumeration.rows import Rows, most_steps
 from schedopt.solvers.enumeration.sizes import count_plans
@@ -22,7 +23,7 @@ def untrainable(terms: Terms, rows: Rows) -> str:
             continue
         name = terms.problem.tasks[j].name
         if most_steps(terms, int(j)) < 1:
-            return f"task {name}: condition C1 (learning_rate * smoothness * steps <= 1/20) forbids even one step"
+            return f"task {name}: condition C1 (learning_rate * smoothness * steps <= {C1_LIMIT:g}) forbids even one step"
         if not np.any(a.has_data[:, j] & (a.samples[:, j] >= a.min_batch[j]) & (a.server_weight[:, j] > 0)):
             return f"task {name}: no device holds min_batch = {a.min_batch[j]} samples and a positive weight"
         return f"task {name}: no device can receive, compute one step and upload within max_staleness + 1 slots at full speed and power"
