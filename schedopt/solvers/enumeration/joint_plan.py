@@ -105,7 +105,7 @@ class JointPlan:
             if task >= 0:
                 rows[m] = self.noise[k][task]
             elif device >= 0:
-                rows[m] = slot.alone[[d == device for d in self.devices[k]]].sum(axis=0)
+                rows[m] = slot.least_parts[[d == device for d in self.devices[k]]].sum(axis=0)
             else:
                 # options that cannot share the band cost infinity already; 0 times infinity must not appear
                 rows[m] = np.where(np.isfinite(slot.energy), slot.energy, 0.0)

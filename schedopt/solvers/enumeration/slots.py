@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import cached_property
 
 import numpy as np
 
 from schedopt.problem import FloatArray, IntArray, Problem
+from schedopt.solvers.enumeration.constants import ENERGY_MARGIN
 from schedopt.solvers.enumeration.rows import row_uploads
 from schedopt.solvers.enumeration.tables import BAND_NODES, Tables
 from schedopt.solvers.enumeration.uploads import Split, Uploads, split_band
@@ -56,6 +58,16 @@ class Slot:
             value = self.tables.priced[self.index, self.pick, m].sum(axis=0) - price * self.tables.total_band
             np.maximum(best, value, out=best)
         return best
+
+    @cached_property
+    def least_parts(self) -> FloatArray:
+        """Lower bounds on the energy of each row (n, O): all others have only the band without which they are infeasible."""
+        if len(self.rows) == 1:
+            return self.alone
+        needed = self.tables.least_band[self.index, self.pick]
+        room = self.tables.total_band - (needed.sum(axis=0) - needed)
+        energy = self.uploads(np.arange(self.pick.shape[1])).at_band(room.T)[0].T + self.receive_j[:, None]
+        return np.where(np.isfinite(energy), energy * (1 - ENERGY_MARGIN), self.alone)
 
     def weighted_bound(self, factor: FloatArray) -> FloatArray:
         """Lower bound on Σ factor · energy of the rows (n,) over all splits of the band, (O,)."""
