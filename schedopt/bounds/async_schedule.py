@@ -176,8 +176,8 @@ def _conditions(arrays: ProblemArrays, schedule: Schedule, sums: Aggregates) -> 
     beta_h = beta[:, None] * sums.h_instant
     c2 = np.max(beta_h + STALE_FACTOR * beta_h * beta[:, None] * sums.stale_span, axis=1)
     return (
-        Condition("C1", "learning_rate * smoothness * steps <= 1/20", c1, C1_LIMIT),
-        Condition("C2", "beta h_k + (17/4) beta^2 h_k sum h_s kappa_s <= 1/2", c2, C2_LIMIT),
+        Condition("C1", f"learning_rate * smoothness * steps <= {C1_LIMIT:g}", c1, C1_LIMIT),
+        Condition("C2", f"beta h_k + {STALE_FACTOR:g} beta^2 h_k sum h_s kappa_s <= {C2_LIMIT:g}", c2, C2_LIMIT),
     )
 
 
