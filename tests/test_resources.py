@@ -471,6 +471,104 @@ def test_budgets_of_the_problem_are_the_default() -> None:
     assert not violations(limited, by_default.schedule)
 
 
+# --- several budgets at once, against Clarabel -------------------------------------------------------------------------------------------
+
+
+def several_slots(seed: int, devices: int = 3, slots: int = 2) -> tuple[Problem, Schedule]:
+    """Every device uploads in every slot: budgets of all devices compete for the band of all slots."""
+    for attempt in range(200):
+        problem, _ = slot_case(seed + 1000 * attempt, devices)
+        rng = np.random.default_rng(seed + 1000 * attempt)
+        device, end = np.tile(np.arange(devices), slots), np.repeat(2 * np.arange(slots) + 2, devices)
+        zero = np.zeros(len(device))
+        steps, batch = rng.integers(1, 11, len(device)), rng.integers(1, 81, len(device))
+        schedule = Schedule(device, zero, end - 2, end, steps, batch, zero, zero, zero)
+        slot = Slot(problem.arrays, schedule)
+        if np.all(slot.shortest_s() < 0.98 * slot.longest_s()):
+            need = np.bincount(end, weights=least_bandwidth_hz(problem.arrays, schedule))
+            if need.max() < 0.8 * problem.arrays.bandwidth_hz:
+                return problem, schedule
+    raise AssertionError("no possible case among 200")
+
+
+def geometric_program(problem: Problem, schedule: Schedule, weight: np.ndarray, budget: np.ndarray) -> np.ndarray:
+    """Energies of the devices at the least weighted energy within ``budget``: all slots at once, as a geometric program.
+
+    With T, C, W for times and bandwidth, an upload's energy n T W (e^u − 1), u = a/(T W), is the posynomial n a Σ u^k / (k + 1)!.
+    """
+    a, n = problem.arrays, len(schedule)
+    available, cycles, noise_gain = Slot(a, schedule).limits()
+    nats = a.model_bits[schedule.task] * math.log(2) / a.bandwidth_hz
+    upload_s, compute_s, share, joule = (cp.Variable(n, pos=True) for _ in range(4))
+    rows: list[Any] = [cp.sum(share[np.flatnonzero(schedule.end == end)]) <= 1 for end in np.unique(schedule.end)]
+    energies: list[list[Any]] = [[] for _ in range(a.num_devices)]
+    for k, d in enumerate(schedule.device):
+        u = nats[k] / (upload_s[k] * share[k])
+        base, constant = noise_gain[k] * nats[k] * a.bandwidth_hz, 0.5 * a.capacitance[d] * cycles[k]
+        upload_j = base * sum(u**m / math.factorial(m + 1) for m in range(30))
+        receive = float(a.receive_power_w[d] * a.model_bits[schedule.task[k]] / a.downlink_bps[d])
+        energies[d].append(upload_j + joule[k] + receive)
+        rows += [
+            upload_s[k] + compute_s[k] <= available[k],
+            upload_s[k] <= a.slot_s,
+            cycles[k] / compute_s[k] <= a.freq_max_hz[d],
+            upload_j / upload_s[k] <= a.max_power_w[d],
+            constant * a.freq_min_hz[d] ** 2 / joule[k] <= 1,
+            constant * cycles[k] ** 2 / (compute_s[k] ** 2 * joule[k]) <= 1,
+        ]
+    device_j = [sum(parts[1:], parts[0]) for parts in energies]
+    rows += [device_j[d] <= budget[d] for d in np.flatnonzero(np.isfinite(budget))]
+    task = cp.Problem(cp.Minimize(sum(weight[d] * device_j[d] for d in range(a.num_devices))), rows)
+    task.solve(solver="CLARABEL", gp=True)
+    assert task.status == cp.OPTIMAL
+    return np.array([float(part.value) for part in device_j])
+
+
+def binding_case(seed: int) -> tuple[Problem, Schedule, np.ndarray]:
+    """Energies (I,) of which none can fall unless another rises: the least weighted energy at random weights."""
+    problem, schedule = several_slots(seed)
+    weight = np.exp(np.random.default_rng(seed).uniform(0.0, 3.0, problem.arrays.num_devices))
+    return problem, schedule, geometric_program(problem, schedule, weight, np.full(problem.arrays.num_devices, np.inf))
+
+
+@pytest.mark.parametrize("limited", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_budgets_that_bind_against_clarabel(seed: int, limited: int) -> None:
+    """The devices that gain most from their weight may spend no more than they do then: with all limited, hardly any choice is left."""
+    problem, schedule, spent = binding_case(700 + seed)
+    alone = allocate(problem.arrays, schedule)
+    assert alone is not None
+    free = np.bincount(schedule.device, weights=evaluate_physics(problem, alone.schedule).energy_j)
+    budget = np.full(problem.arrays.num_devices, np.inf)
+    some = np.argsort(spent / free)[:limited]
+    budget[some] = spent[some] * (1 + 1e-5)
+    allocation = allocate(problem.arrays, schedule, budget_j=budget)
+    assert allocation is not None
+    assert not violations(problem, allocation.schedule)
+    energy = np.bincount(schedule.device, weights=evaluate_physics(problem, allocation.schedule).energy_j)
+    assert np.all(energy <= budget * (1 + 1e-9))
+    expected = geometric_program(problem, schedule, np.ones(len(budget)), budget)
+    assert energy.sum() == pytest.approx(expected.sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_none_when_every_budget_is_a_hair_below_what_can_be_reached(seed: int) -> None:
+    problem, schedule, spent = binding_case(700 + seed)
+    assert allocate(problem.arrays, schedule, budget_j=spent * (1 - 1e-5)) is None
+
+
+@pytest.mark.parametrize("spare", [1e-2, 1e-4, 1e-6])
+def test_a_budget_is_met_although_its_neighbour_has_little_to_spare(spare: float) -> None:
+    """The second device has to be given band that the first, at a hair below its own budget, can hardly do without."""
+    problem, schedule, spent = binding_case(710)
+    budget = spent * np.array([1.0 + spare, 1.0, 1.0 + spare])
+    budget[1] *= 1.0 + 1e-6
+    allocation = allocate(problem.arrays, schedule, budget_j=budget)
+    assert allocation is not None
+    energy = np.bincount(schedule.device, weights=evaluate_physics(problem, allocation.schedule).energy_j)
+    assert np.all(energy <= budget * (1 + 1e-9))
+
+
 # --- any problem -----------------------------------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from schedopt.formulation.budgets import Spending, spend_within
 from schedopt.formulation.uplink import LN2, UplinkChoice, Uploads, price_shape, uploads_of
 from schedopt.physics import transmit_power_w, uplink_rate_bps
 from schedopt.problem import FloatArray, IntArray, ProblemArrays
@@ -176,13 +177,15 @@ def least_bandwidth_hz(arrays: ProblemArrays, schedule: Schedule) -> FloatArray:
     return _smallest_bandwidth(_work(arrays, schedule))
 
 
-def _slot_prices(work: _Work, weight: FloatArray, slots: int, accuracy: float) -> tuple[FloatArray, FloatArray, UplinkChoice] | None:
-    """Bandwidth price (shape (G,)), upload times and choices (shape (n,)) that share the band in every slot; None if some cannot."""
-    band = work.uploads.band_hz
-    shared = np.bincount(work.slot, minlength=slots) > 1
+def _fits_the_band(work: _Work, slots: int) -> np.ndarray:
+    """Whether the uploads of each slot can share the band, shape (slots,); one alone always can."""
     needed = np.bincount(work.slot, weights=_smallest_bandwidth(work), minlength=slots)
-    if np.any(needed[shared] > band * (1.0 - MARGIN)):
-        return None
+    return (np.bincount(work.slot, minlength=slots) < 2) | (needed <= work.uploads.band_hz * (1.0 - MARGIN))
+
+
+def _slot_prices(work: _Work, weight: FloatArray, slots: int, accuracy: float) -> tuple[FloatArray, FloatArray, UplinkChoice]:
+    """Bandwidth price (shape (G,)), upload times and choices (shape (n,)) that share the band in every slot, which must suffice."""
+    shared = np.bincount(work.slot, minlength=slots) > 1
     price = np.zeros(slots)
     mine = shared[work.slot]
     if np.any(mine):
@@ -246,7 +249,7 @@ def allocate(arrays: ProblemArrays, schedule: Schedule, *, budget_j: FloatArray 
     if len(schedule) == 0:
         return Allocation(schedule, np.zeros(arrays.slots), np.zeros(arrays.num_devices))
     work = _work(arrays, schedule)
-    if np.any(work.shortest_s > work.longest_s):
+    if np.any(work.shortest_s > work.longest_s) or not np.all(_fits_the_band(work, arrays.slots)):
         return None
     budget = arrays.energy_budget_j if budget_j is None else budget_j
     return _within_budgets(arrays, schedule, work, budget, accuracy)
@@ -265,17 +268,13 @@ def group_energy_j(arrays: ProblemArrays, schedule: Schedule, group: IntArray, c
     alone = work.shortest_s <= work.longest_s
     total[group[~alone]] = np.inf
     kept = np.flatnonzero(np.isfinite(total[group]))
-    needed = np.bincount(group[kept], weights=_smallest_bandwidth(work.take(kept)), minlength=count)
-    shared = np.bincount(group[kept], minlength=count) > 1
-    total[shared & (needed > arrays.bandwidth_hz * (1.0 - MARGIN))] = np.inf
+    total[~_fits_the_band(work.take(kept), count)] = np.inf
     kept = kept[np.isfinite(total[group[kept]])]
     if not len(kept):
         return total
     number = np.unique(group[kept], return_inverse=True)[1]
     part, rows = replace(work.take(kept), slot=number), schedule.take(kept)
-    shared_band = _slot_prices(part, np.ones(len(kept)), int(number.max()) + 1, COARSE)
-    assert shared_band is not None  # groups without enough band have just been left out
-    _, times, choice = shared_band
+    _, times, choice = _slot_prices(part, np.ones(len(kept)), int(number.max()) + 1, COARSE)
     np.add.at(total, group[kept], _energy_j(arrays, _schedule_with(arrays, rows, part, times, choice), part))
     return total
 
@@ -283,40 +282,41 @@ def group_energy_j(arrays: ProblemArrays, schedule: Schedule, group: IntArray, c
 def _within_budgets(
     arrays: ProblemArrays, schedule: Schedule, work: _Work, budget: FloatArray, accuracy: float
 ) -> Allocation | None:
-    """Prices of the budgets that bind: grown until all are met, then (unless coarse) halved towards the least that does.
+    """The allocation of least energy within the budgets, None if none was found; a coarse look gives up early."""
 
-    A device's energy falls as its price rises; the devices' prices meet only in the band, which moves little.
-    """
-    price, spent = np.zeros(arrays.num_devices), np.full(arrays.num_devices, -1.0)
-    found: Allocation | None = None
-    fine = accuracy <= FINE
-    # a coarse look gives up early: a budget that needs many rounds is hardly within reach
-    for _ in range(_BUDGET_ROUNDS if fine else _BUDGET_ROUNDS_COARSE):
-        shared = _slot_prices(work, 1.0 + price[schedule.device], arrays.slots, accuracy)
-        if shared is None:
-            return None
-        slot_price, times, choice = shared
+    def spend(price: FloatArray) -> Spending[Allocation]:
+        weight = 1.0 + price[schedule.device]
+        slot_price, times, choice = _slot_prices(work, weight, arrays.slots, accuracy)
         filled = _schedule_with(arrays, schedule, work, times, choice)
-        energy = _device_energy(arrays, filled, work)
-        over = energy > budget * (1.0 + MARGIN)
-        if not np.any(over):
-            found = Allocation(filled, slot_price, price)
-            binding = (spent >= 0) & (price > 0)
-            if not fine or not np.any(binding) or np.all((price - spent)[binding] < 1e-6 * (1.0 + price[binding])):
-                return found
-            price = np.where(binding, np.sqrt((1.0 + price) * (1.0 + spent)) - 1.0, price)
-            continue
-        spent = np.where(over, price, spent)
-        if found is not None:
-            price = np.where(over, np.sqrt((1.0 + price) * (1.0 + found.budget_price)) - 1.0, price)
-            if np.all((found.budget_price - spent)[over] < 1e-6 * (1.0 + found.budget_price[over])):
-                return found
-        else:
-            step = np.clip(np.minimum(energy / np.maximum(budget, 1e-300), 10.0) ** 2, 1.5, 4.0)
-            price = np.where(over, (1.0 + price) * step - 1.0, price)
-            if np.any(price > 1e9):
-                return None
-    return found
+        return Spending(
+            price,
+            _device_energy(arrays, filled, work),
+            lambda: _energy_curvature(work, schedule.device, weight, slot_price, choice, len(price), accuracy),
+            Allocation(filled, slot_price, price),
+        )
+
+    rounds = _BUDGET_ROUNDS if accuracy <= FINE else _BUDGET_ROUNDS_COARSE
+    found = spend_within(spend, budget, margin=MARGIN, slack=10.0 * accuracy, rounds=rounds)
+    return None if found is None else found.content
+
+
+def _energy_curvature(
+    work: _Work, device: IntArray, weight: FloatArray, slot_price: FloatArray, choice: UplinkChoice, devices: int, accuracy: float
+) -> FloatArray:
+    """−∂(weight · energy) of devices (rows) by the logarithms of the devices' weights (columns), J, shape (I, I).
+
+    An upload's bandwidth W is a function of weight / price alone, and it saves price · dW of weighted energy. When weights change, so do
+    the prices, by as much as keeps Σ W of each slot.
+    """
+    price = slot_price[work.slot]
+    change = float(np.sqrt(accuracy))
+    _, wider = _best_times(work, weight, price * np.exp(-change), accuracy)
+    response = np.where(price > 0, np.maximum(wider.bandwidth_hz - choice.bandwidth_hz, 0.0) / change, 0.0)
+    by_slot = np.zeros((len(slot_price), devices))
+    np.add.at(by_slot, (work.slot, device), response)
+    total = by_slot.sum(axis=1)
+    share = np.divide(by_slot, total[:, None], out=np.zeros_like(by_slot), where=total[:, None] > 0)
+    return np.diag(slot_price @ by_slot) - (slot_price[:, None] * by_slot).T @ share
 
 
 def marginal_bandwidth_value(arrays: ProblemArrays, schedule: Schedule) -> FloatArray:
