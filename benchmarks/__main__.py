@@ -9,24 +9,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from benchmarks.arguments import INTERRUPTED, check_results_file, positive
 from benchmarks.cases import CASES, DEFAULT, Case
 from benchmarks.drivers import Settings, run_cases
 from benchmarks.output import print_results, results_text
 from schedopt.errors import InputError, SchedOptError
-from schedopt.io import check_output, write_text
+from schedopt.io import write_text
 
 __all__ = ["main"]
-
-INTERRUPTED = 130
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}; must be greater than 0")
-    return value
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"cases to run, of {', '.join(CASES)}; default: {', '.join(DEFAULT)}")
     parser.add_argument("--full", action="store_true", help="run every case")
     parser.add_argument("--seed", type=int, default=0, help="seed of the variants and solvers (default: 0)")
-    parser.add_argument("--time-limit", type=_positive, default=60.0, metavar="S", help="seconds of each certified solve (default: 60)")
+    parser.add_argument("--time-limit", type=positive, default=60.0, metavar="S", help="seconds of each certified solve (default: 60)")
     parser.add_argument("--variants", type=int, default=20, metavar="N", help="random variants of each tiny problem (default: 20)")
     parser.add_argument("-o", "--output", metavar="FILE", help="write the results here as JSON")
     return parser
@@ -56,10 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = Settings(seed=options.seed, time_limit_s=options.time_limit, variants=options.variants)
     try:
         cases = _chosen(options.cases, options.full)
-        if options.output:
-            # a wrong path must not cost minutes of work
-            Path(options.output).parent.mkdir(parents=True, exist_ok=True)
-            check_output(options.output)
+        check_results_file(options.output)
         results, interrupted = run_cases(cases, settings, tell=lambda line: print(line, file=sys.stderr, flush=True))
     except SchedOptError as error:
         print(f"benchmarks: {error}", file=sys.stderr)

@@ -11,25 +11,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.arguments import INTERRUPTED, check_results_file, positive
 from benchmarks.cases import PROBLEMS
 from benchmarks.peers.model import require_weighted
 from benchmarks.peers.registry import PEERS
 from benchmarks.peers.table import Settings, compare, print_comparison, results_text
 from schedopt.errors import InputError, SchedOptError
-from schedopt.io import check_output, load_problem, write_text
+from schedopt.io import load_problem, write_text
 from schedopt.problem import Problem
 
 __all__ = ["main"]
 
 DEFAULT = ("tiny_2dev_1task", "tiny_3dev_2task", "small_4dev_2task")
-INTERRUPTED = 130
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}; must be greater than 0")
-    return value
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -37,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     names = f"names in problems/ or files; default: {' '.join(DEFAULT)}"
     parser.add_argument("--problems", nargs="+", default=list(DEFAULT), metavar="NAME", help=names)
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS), metavar="PEER", help=f"of {', '.join(PEERS)}")
-    parser.add_argument("--time-limit", type=_positive, default=60.0, metavar="S", help="seconds of each solver (default: 60)")
+    parser.add_argument("--time-limit", type=positive, default=60.0, metavar="S", help="seconds of each solver (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="seed of every solver (default: 0)")
     parser.add_argument("-o", "--output", metavar="FILE", help="write the results here as JSON")
     return parser
@@ -61,10 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = Settings(options.time_limit, options.seed, tuple(options.peers))
     try:
         problems = [_load(name) for name in options.problems]
-        if options.output:
-            # a wrong path must not cost minutes of work
-            Path(options.output).parent.mkdir(parents=True, exist_ok=True)
-            check_output(options.output)
+        check_results_file(options.output)
         results, interrupted = compare(problems, settings, tell=lambda line: print(line, file=sys.stderr, flush=True))
     except SchedOptError as error:
         print(f"peers: {error}", file=sys.stderr)
