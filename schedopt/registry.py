@@ -20,6 +20,8 @@ DEFAULT_SOLVER = "sca"
 #: name -> "module:class"; a class without arguments that keeps the protocol of :mod:`schedopt.solvers.base`
 SOLVERS: dict[str, str] = {
     "sca": "schedopt.solvers.assignment_sca:AssignmentSca",
+    "native_sca": "schedopt.solvers.native_sca:NativeSca",
+    "native_sca_log": "schedopt.solvers.native_sca:NativeScaLog",
     "round_robin": "schedopt.solvers.round_robin:RoundRobin",
     "random_feasible": "schedopt.solvers.random_feasible:RandomFeasible",
     "synchronous": "schedopt.solvers.synchronous:Synchronous",

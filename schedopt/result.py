@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +55,11 @@ class SolveResult:
     seed: int = 0
     reason: str = ""
     history: tuple[IterationRecord, ...] = field(default=())
+    #: what the KKT residual can be recomputed from (a ``schedopt.sca.iterate.NativeIterate``), where a solver keeps it
+    iterate: Any = field(default=None, repr=False)
+    #: seconds per phase, and what else a solver has measured, for benchmarks
+    timings: Mapping[str, float] = field(default_factory=dict, repr=False)
+    details: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def gap(self) -> float | None:

@@ -1,16 +1,21 @@
 r"""Problem P on the scheduling tensors, relaxed: the published route (formulation 4a) as a smooth program.
 
 Per (device, task, slot g) there are the relaxed binaries R (received at instant g), U (uploaded at the end of slot g), the occupancy
-Π of the slot, the elapsed time a of the running assignment at the end of the slot and its length d if it is uploaded then,
+Π of the slot, and the time a in slots since the reception of the assignment that runs in it,
 
-    Π_g = Π_{g−1} − U_{g−1} + R_g,    a_g = a_{g−1} − d_{g−1} + Π_g,    d_g = U_g a_g,
+    Π_g = Π_{g−1} − U_{g−1} + R_g,    a_g = Π_g + a_{g−1} (1 − R_g),    a_{−1} free,
 
-and e, B, f, p, W of an upload at the end of the slot. With work y = U e B, times T (compute) and S (send) and rate r(W, p),
+so that a restarts with each reception, and waits where nothing runs. At a steady flow of fractional assignments a = Π/R, their mean
+length. (With U_g a_g handed back at uploads instead, a would have to be zero where nothing runs; no assignment could then begin to first
+order, and multipliers would grow without bound.) Besides there are e, B, f, p, W of an upload at the end of the slot, should there be
+one. With y = e B, times T (compute) and S (send), rate r(W, p),
 
-    T f ≥ c y,   S r ≥ M U,   U T_dl + T + S ≤ τ d,   E ≥ ½ κ c y f² + p S + p_rx T_dl U,   Ψ_j H_j ≥ (8/3)(C_j + N_j).
+    T f ≥ c y,   S r ≥ M,   U (T_dl + T + S) ≤ τ U a,   E0 ≥ ½ κ c y f² + p S + p_rx T_dl,   E ≥ U E0,   Σ U W ≤ band,   Ψ H ≥ (8/3)(C + N).
 
-All non-convexities are products of two variables (and the exponential in A(e) with a proximal term): longer products go through
-auxiliary variables. At binary R, U the program is P itself, T_stale and C2 included; ``z(1 − z) ≤ 0`` makes them binary.
+Resources are those of an upload that may or may not happen, and U gates what they cost: were they zero without an upload, S r ≥ M U
+would have no constraint qualification at U = 0 and its multipliers would grow without bound. All non-convexities are products of two
+variables (and the exponential in A(e) with a proximal term): longer products go through auxiliary variables. At binary R, U the program
+is P itself, T_stale and C2 included; ``z(1 − z) ≤ 0`` makes them binary.
 
 With ``logs`` the monomials in e, B and f go through logarithms instead: e = exp(ε) and so on, so that U e B, f² and 1/B need fewer
 products of three. Variables are scaled to about one; :attr:`NativeProblem.scale` gives the unit of each block.
@@ -29,7 +34,6 @@ from schedopt.bounds.async_schedule import (
     LOCAL_NOISE_FACTOR,
     STALE_FACTOR,
     fixed_terms,
-    fixed_terms,
     prox_step_square_sum,
     prox_step_sum,
 )
@@ -41,7 +45,11 @@ from schedopt.schedule import Schedule
 
 __all__ = ["NativeProblem", "build_native"]
 
-
+#: The published tensors: all other variables follow from them (and from "before").
+_TENSORS = ("receive", "upload", "steps", "batch", "freq", "power", "bandwidth")
+#: What describes an upload that may or may not happen.
+_UNGATED = (*_TENSORS[2:], "compute", "send", "rate", "upload_energy", "inverse_batch", "samples", "work_freq", "progress", "progress2")
+_UNGATED += ("log_steps", "log_batch", "log_freq", "log_compute", "log_energy", "compute_energy")
 #: Smallest H_j, relative to the most that could be trained; below, a task counts as untrained and its bound would be infinite.
 _LEAST_H = 1e-4
 
@@ -75,13 +83,16 @@ class NativeProblem:
         return v[self.blocks[name]] * self.scale[name]
 
     def point(self, schedule: Schedule) -> FloatArray:
-        """The point of ``schedule``: every row holds if the schedule is feasible (to rounding), shape (n,)."""
+        """The point of ``schedule``: every row holds if the schedule is feasible (to rounding), shape (n,).
+
+        Where nothing is uploaded, the resources are those of the least work, done slowly and sent with all power over all the band.
+        """
         pair = np.full((self.problem.arrays.num_devices, self.problem.arrays.num_tasks), -1)
         pair[self.device, self.task] = np.arange(len(self.device))
         q, slot = pair[schedule.device, schedule.task], schedule.end - 1
         if np.any(q < 0):
             raise KeyError("an assignment of a pair that cannot train")
-        names = ("receive", "upload", "steps", "batch", "freq", "power", "bandwidth")
+        names = _TENSORS
         shape = (len(self.device), self.problem.arrays.slots)
         values = {name: np.zeros(shape) for name in names}
         a = self.problem.arrays
@@ -89,11 +100,40 @@ class NativeProblem:
         values["batch"] += a.min_batch[self.task][:, None]
         values["freq"] += a.freq_min_hz[self.device][:, None]
         values["power"] += a.max_power_w[self.device][:, None]
+        values["bandwidth"] += a.bandwidth_hz
+        values["before"] = np.minimum(a.max_staleness[self.task] + 1.0, a.slots)
         np.add.at(values["receive"], (q, schedule.start), 1.0)
         np.add.at(values["upload"], (q, slot), 1.0)
         for name, column in zip(names[2:], ("steps", "batch", "freq_hz", "power_w", "bandwidth_hz"), strict=True):
             values[name][q, slot] = getattr(schedule, column)
         return self.complete(values)
+
+    def spread(self, rng: np.random.Generator | None = None) -> FloatArray:
+        """A fractional point: every device shared by its tasks, an assignment begun and ended in every slot, middling resources.
+
+        With ``rng`` shares and resources are random. The rows that define auxiliary variables hold, those of the problem need not.
+        """
+        shape = self.blocks["receive"].shape
+        mates = np.bincount(self.device, minlength=self.problem.arrays.num_devices)[self.device][:, None]
+        share = 0.5 if rng is None else rng.uniform(0.1, 0.9, (len(self.device), 1))
+        flow = share / mates * np.ones(shape)
+        program, middle = self.program, 0.5 if rng is None else rng.uniform(0.1, 0.9, shape)
+        values = {"receive": flow, "upload": flow, "before": self.scale["before"]}
+        for name in ("steps", "batch", "freq", "power", "bandwidth"):
+            index = self.blocks[f"log_{name}" if self.logs and name in ("batch", "freq") else name]
+            low, high = program.lower[index], np.minimum(program.upper[index], 4.0)
+            scaled = low + (np.maximum(high, low) - low) * middle
+            values[name] = (np.exp(scaled) if self.logs and name in ("batch", "freq") else scaled) * self.scale[name]
+        return self.complete(values)
+
+    def restored(self, v: FloatArray) -> FloatArray:
+        """``v`` with the same tensors and auxiliary variables that are consistent with them."""
+        return self.complete({name: self.tensor(v, name) for name in (*_TENSORS, "before")})
+
+    def idle(self, v: FloatArray) -> IntArray:
+        """Variables that say how an upload would be made that ``v`` (whole binaries) does not make: nothing depends on them."""
+        unused = np.round(v[self.blocks["upload"]]) == 0
+        return np.concatenate([self.blocks[name][unused] for name in _UNGATED if name in self.blocks])
 
     def complete(self, values: dict[str, FloatArray]) -> FloatArray:
         """The point with the published tensors ``values`` (physical units) and all other variables as the rows define them."""
@@ -106,9 +146,9 @@ class NativeProblem:
         return _filled(self, v)
 
 
-def _rate(arrays: ProblemArrays, device: IntArray, snr: FloatArray) -> FloatArray:
+def _rate(arrays: ProblemArrays, snr: FloatArray) -> FloatArray:
     """Rate over the whole band at full power in bit/s, shape (pairs, G)."""
-    return arrays.bandwidth_hz * np.log1p(snr) / np.log(2.0) * np.ones_like(snr)
+    return arrays.bandwidth_hz * np.log1p(snr) / np.log(2.0)
 
 
 class _Build:
@@ -188,19 +228,24 @@ def _declare(build: _Build) -> None:
     """All variables, with bounds and units."""
     a, i, j = build.a, build.device, build.task
     build.longest = np.minimum(build.of_task(a.max_staleness + 1), a.slots).astype(float)
-    limit, least, most = (build.of_task(build.limit).astype(float), build.of_task(a.min_batch).astype(float), build.of_pair(a.samples).astype(float))
+    limit, least, most = (x.astype(float) for x in (build.of_task(build.limit), build.of_task(a.min_batch), build.of_pair(a.samples)))
     q, slot = np.indices(build.shape)
     uploads = uploads_of(a, i[q].ravel(), j[q].ravel(), slot.ravel() + 1)
     possible = (uploads.shortest_s <= a.slot_s).reshape(build.shape)
     build.snr = build.of_device(a.max_power_w) * a.gain[i] / (a.noise_w_per_hz * a.bandwidth_hz)
-    build.batch_unit = np.sqrt(least * most)
-    build.energy_unit = 0.2 * build.of_device(a.max_power_w) * a.slot_s
+    build.batch_unit = np.minimum(2.0 * least, most)
+    per_cycle = 0.5 * build.of_device(a.capacitance) * build.of_pair(a.cycles_per_sample) * build.of_device(a.freq_max_hz) ** 2
+    build.per_cycle = per_cycle
+    build.energy_unit = 0.1 * (build.of_device(a.max_power_w) * a.slot_s + per_cycle * limit * build.batch_unit)
     low_f, high_f = build.of_device(a.freq_min_hz), build.of_device(a.freq_max_hz)
     build.add("receive", 0.0, 1.0)
-    build.add("upload", 0.0, np.where(possible, 1.0, 0.0))
+    build.open = np.where(possible, 1.0, 0.0)
+    # what rows bound from below alone needs no upper limit; where nothing can be uploaded, there is none of it
+    build.unlimited = np.where(possible, np.inf, 0.0)
+    build.add("upload", 0.0, build.open)
     build.add("occupancy", 0.0, 1.0)
     build.add("elapsed", 0.0, build.longest, build.longest)
-    build.add("length", 0.0, build.longest, build.longest)
+    build.add("before", 0.0, build.longest[:, 0], build.longest[:, 0], (len(i),))
     build.add("steps", 1.0, limit, limit)
     if build.logs:
         build.scale["batch"], build.scale["freq"] = np.broadcast_to(build.batch_unit, build.shape), np.broadcast_to(high_f, build.shape)
@@ -212,22 +257,27 @@ def _declare(build: _Build) -> None:
         build.add("freq", low_f, high_f, high_f)
     build.add("power", 0.0, build.of_device(a.max_power_w), build.of_device(a.max_power_w))
     build.add("bandwidth", 0.0, a.bandwidth_hz, a.bandwidth_hz)
-    build.add("done", 0.0, limit, limit)
-    build.add("compute", 0.0, build.longest * a.slot_s, a.slot_s)
+    build.add("done", 0.0, limit * build.open, limit)
+    full = _rate(a, build.snr)
+    # where the channel is too poor for any upload, the rows are those of one that just fits: nothing is ever gated in
+    build.bits = np.minimum(build.of_task(a.model_bits) / (a.slot_s * full), 1.0)
+    build.add("compute", 0.0, np.inf, a.slot_s)
     build.add("send", 0.0, a.slot_s, a.slot_s)
-    full = _rate(a, i, build.snr)
     build.add("rate", 0.0, full, full)
-    build.add("energy", 0.0, np.inf, build.energy_unit)
+    build.add("band_used", 0.0, a.bandwidth_hz * build.open, a.bandwidth_hz)
+    build.add("upload_energy", 0.0, np.inf, build.energy_unit)
+    build.add("energy", 0.0, build.unlimited, build.energy_unit)
     build.add("inverse_batch", 1.0 / most, 1.0 / least, 1.0 / build.batch_unit)
-    build.add("noise", 0.0, limit / least, limit / build.batch_unit)
+    build.add("noise", 0.0, build.unlimited, limit / build.batch_unit)
     if build.logs:
-        build.add("ungated_compute", 0.0, np.inf, a.slot_s)
-        build.add("ungated_energy", 0.0, np.inf, build.energy_unit)
-        build.add("log_compute", -np.inf, np.inf)
-        build.add("log_energy", -np.inf, np.inf)
+        build.add("compute_energy", 0.0, np.inf, build.energy_unit)
+        # steps, batch and frequency have finite ranges, so their monomials have too
+        span = np.log(limit * most / build.batch_unit), np.log(low_f / high_f)
+        build.add("log_compute", np.log(least / build.batch_unit), span[0] - span[1])
+        build.add("log_energy", np.log(least / build.batch_unit) + 2.0 * span[1], span[0])
     else:
-        build.add("samples", 0.0, limit * most, limit * build.batch_unit)
-        build.add("work_freq", 0.0, limit * most * high_f, limit * build.batch_unit * high_f)
+        build.add("samples", 0.0, np.inf, limit * build.batch_unit)
+        build.add("work_freq", 0.0, np.inf, limit * build.batch_unit * high_f)
     _declare_errors(build, limit, least)
 
 
@@ -239,18 +289,17 @@ def _declare_errors(build: _Build, limit: FloatArray, least: FloatArray) -> None
         # A(e) and A2(e) of the proximal steps, alone and gated by the upload
         build.add("progress", 0.0, limit, limit)
         build.add("progress2", 0.0, limit, limit)
-        build.add("done1", 0.0, limit, limit)
-        build.add("done2", 0.0, limit, limit)
+        build.add("done1", 0.0, limit * build.open, limit)
+        build.add("done2", 0.0, limit * build.open, limit)
     drift = build.of_pair(a.gradient_drift) ** 2 + build.of_task(a.mean_gradient_drift) ** 2 / 16.0
     build.data = factors["data"] * drift
     build.stale = factors["stale"] > 0 or build.problem.objective.enforce_conditions
     missed = np.maximum(build.longest - 1.0, 1.0)
-    most_missed = build.longest - 1.0
     if build.stale or np.any(build.data > 0):
-        build.add("missed", 0.0, most_missed, missed)
-        build.add("stale_steps", 0.0, limit * most_missed, limit * missed)
+        build.add("missed", 0.0, build.unlimited, missed)
+        build.add("stale_steps", 0.0, build.unlimited, limit * missed)
     if np.any(build.data > 0):
-        build.add("stale_steps2", 0.0, limit * most_missed**2, limit * missed**2)
+        build.add("stale_steps2", 0.0, build.unlimited, limit * missed**2)
     tasks, instants = (a.num_tasks,), (a.num_tasks, a.slots)
     weight = a.learning_rate * a.server_weight
     build.step_weight = build.of_pair(weight)
@@ -258,8 +307,8 @@ def _declare_errors(build: _Build, limit: FloatArray, least: FloatArray) -> None
     np.add.at(most_h, build.task, (build.step_weight * limit).ravel() * a.slots)
     build.h_unit = np.where(most_h > 0, most_h / 8.0, 1.0)
     if build.stale:
-        build.add("held", 0.0, limit * most_missed, limit * missed)
-        build.add("passed", 0.0, limit * most_missed, limit * missed)
+        build.add("held", 0.0, np.inf, limit * missed)
+        build.add("passed", 0.0, np.inf, limit * missed)
         per_noise = build.step_weight**2 * build.of_pair(a.gradient_variance) * limit / least
         build.noise_unit, build.span_unit = np.full(a.num_tasks, 1e-30), np.full(a.num_tasks, 1e-30)
         np.maximum.at(build.noise_unit, build.task, per_noise.ravel())
@@ -269,9 +318,9 @@ def _declare_errors(build: _Build, limit: FloatArray, least: FloatArray) -> None
     if build.problem.objective.enforce_conditions:
         build.add("h_instant", 0.0, np.inf, build.h_unit[:, None] / a.slots, instants)
     if factors["local"] > 0:
-        build.add("done_steps", 0.0, limit**2, limit**2)
-        build.add("done_steps2", 0.0, limit**3, limit**3)
-        build.add("local_noise", 0.0, limit**2 / least, limit**2 / build.batch_unit)
+        build.add("done_steps", 0.0, build.unlimited, limit**2)
+        build.add("done_steps2", 0.0, build.unlimited, limit**3)
+        build.add("local_noise", 0.0, build.unlimited, limit**2 / build.batch_unit)
     if build.problem.objective.participation == "horizon" and factors["part"] > 0:
         build.off_unit = np.maximum((a.aggregation_weight * a.dissimilarity).sum(axis=0), 1e-12)
         build.add("off", 0.0, np.inf, build.h_unit[build.task], (len(build.task),))
@@ -291,49 +340,47 @@ def _declare_errors(build: _Build, limit: FloatArray, least: FloatArray) -> None
 def _scheduling_rows(build: _Build, equalities: RowBuilder, affine: RowBuilder, hard: RowBuilder) -> None:
     """Occupancy, elapsed time, one task at a time."""
     b, slots, count = build.blocks, build.a.slots, int(np.prod(build.shape))
-    receive, upload, occupancy, elapsed, length = (b[n] for n in ("receive", "upload", "occupancy", "elapsed", "length"))
+    receive, upload, occupancy, elapsed = (b[n] for n in ("receive", "upload", "occupancy", "elapsed"))
     rows = equalities.rows("occupancy", count).reshape(build.shape)
     equalities.linear(rows, occupancy).linear(rows, receive, -1.0)
     equalities.linear(rows[:, 1:], occupancy[:, :-1], -1.0).linear(rows[:, 1:], upload[:, :-1])
     rows = equalities.rows("everything uploaded", len(build.device))
     equalities.linear(rows, occupancy[:, -1]).linear(rows, upload[:, -1], -1.0)
-    rows = equalities.rows("elapsed", count).reshape(build.shape)
-    equalities.linear(rows, elapsed).linear(rows, occupancy, -1.0 / build.longest)
-    equalities.linear(rows[:, 1:], elapsed[:, :-1], -1.0).linear(rows[:, 1:], length[:, :-1])
+    rows, before = hard.rows("elapsed", count).reshape(build.shape), np.concatenate([b["before"][:, None], elapsed[:, :-1]], axis=1)
+    hard.linear(rows, elapsed).linear(rows, occupancy, -1.0 / build.longest).linear(rows, before, -1.0).product(rows, before, receive)
     rows = affine.rows("one task", build.a.num_devices * slots, -1.0).reshape(-1, slots)
     affine.linear(rows[build.device], occupancy)
-    for name, small, large in (("upload while occupied", upload, occupancy), ("received while occupied", receive, occupancy),
-                               ("elapsed while occupied", elapsed, occupancy), ("length of uploads", length, upload)):  # fmt: skip
+    for name, small, large in (("upload while occupied", upload, occupancy), ("received while occupied", receive, occupancy)):
         rows = affine.rows(name, count).reshape(build.shape)
         affine.linear(rows, small).linear(rows, large, -1.0)
-    rows = affine.rows("uploads take a slot", count).reshape(build.shape)
-    affine.linear(rows, upload, 1.0 / build.longest).linear(rows, length, -1.0)
-    rows = hard.rows("length", count).reshape(build.shape)
-    hard.linear(rows, length).product(rows, upload, elapsed, -1.0)
 
 
 def _time_and_energy_rows(build: _Build, affine: RowBuilder, hard: RowBuilder, soft: RowBuilder) -> None:
-    """Deadlines, band, steps done, compute and send times, energies and budgets."""
+    """Deadlines, band, steps done, compute times, energies and budgets."""
     a, b, shape, count = build.a, build.blocks, build.shape, int(np.prod(build.shape))
-    upload, compute, send, energy = b["upload"], b["compute"], b["send"], b["energy"]
+    upload, energy = b["upload"], b["energy"]
     receive_s = build.of_task(a.model_bits) / build.of_device(a.downlink_bps)
-    rows = affine.rows("deadline", count).reshape(shape)
-    affine.linear(rows, upload, receive_s / a.slot_s).linear(rows, compute).linear(rows, send).linear(rows, b["length"], -build.longest)
+    rows = soft.rows("deadline", count).reshape(shape)
+    soft.linear(rows, upload, receive_s / a.slot_s).product(rows, upload, b["elapsed"], -build.longest)
+    soft.product(rows, upload, b["compute"]).product(rows, upload, b["send"])
     rows = affine.rows("band", a.slots, -1.0)
-    affine.linear(np.broadcast_to(rows, shape), b["bandwidth"])
-    rows = affine.rows("band of uploads", count).reshape(shape)
-    affine.linear(rows, b["bandwidth"]).linear(rows, upload, -1.0)
+    affine.linear(np.broadcast_to(rows, shape), b["band_used"])
+    rows = soft.rows("band used", count).reshape(shape)
+    soft.linear(rows, b["band_used"], -1.0).product(rows, upload, b["bandwidth"])
     rows = hard.rows("steps done", count).reshape(shape)
     hard.linear(rows, b["done"]).product(rows, upload, b["steps"], -1.0)
-    rows = soft.rows("send time", count).reshape(shape)
-    bits = build.of_task(a.model_bits) / (a.slot_s * build.scale["rate"])
-    soft.linear(rows, upload, bits).product(rows, send, b["rate"], -1.0)
-    per_cycle = 0.5 * build.of_device(a.capacitance) * build.of_pair(a.cycles_per_sample) * build.of_device(a.freq_max_hz) ** 2
-    rows = soft.rows("energy", count).reshape(shape)
-    soft.linear(rows, energy, -1.0).linear(rows, upload, build.of_device(a.receive_power_w) * receive_s / build.energy_unit)
-    soft.product(rows, b["power"], send, build.of_device(a.max_power_w) * a.slot_s / build.energy_unit)
+    rows = soft.rows("upload energy", count, (build.of_device(a.receive_power_w) * receive_s / build.energy_unit * np.ones(shape)).ravel())
+    rows = rows.reshape(shape)
+    soft.linear(rows, b["upload_energy"], -1.0)
+    soft.product(rows, b["power"], b["send"], build.of_device(a.max_power_w) * a.slot_s / build.energy_unit)
     slowness = build.of_pair(a.cycles_per_sample) / (a.slot_s * build.of_device(a.freq_max_hz))
-    (_monomials_by_logs if build.logs else _monomials_by_products)(build, affine, hard, soft, rows, per_cycle, slowness)
+    if build.logs:
+        _monomials_by_logs(build, affine, hard, build.per_cycle, slowness)
+        soft.linear(rows, b["compute_energy"])
+    else:
+        _monomials_by_products(build, soft, rows, build.per_cycle, slowness)
+    rows = soft.rows("energy", count).reshape(shape)
+    soft.linear(rows, energy, -1.0).product(rows, upload, b["upload_energy"])
     limited = np.flatnonzero(np.isfinite(a.energy_budget_j))
     rows = affine.rows("energy budget", len(limited), -1.0)
     for row, i in zip(rows, limited, strict=True):
@@ -342,13 +389,13 @@ def _time_and_energy_rows(build: _Build, affine: RowBuilder, hard: RowBuilder, s
 
 
 def _monomials_by_products(
-    build: _Build, affine: RowBuilder, hard: RowBuilder, soft: RowBuilder, energy_rows: IntArray, per_cycle: FloatArray, slowness: FloatArray
+    build: _Build, soft: RowBuilder, energy_rows: IntArray, per_cycle: FloatArray, slowness: FloatArray
 ) -> None:
-    """y ≥ (U e) B, T f ≥ c y, F ≥ y f, and ½ κ c F f of the energy."""
+    """y ≥ e B, T f ≥ c y, F ≥ y f, and ½ κ c F f of the energy."""
     b, shape, count = build.blocks, build.shape, int(np.prod(build.shape))
     unit = build.of_task(build.limit) * build.batch_unit
     rows = soft.rows("samples", count).reshape(shape)
-    soft.linear(rows, b["samples"], -1.0).product(rows, b["done"], b["batch"])
+    soft.linear(rows, b["samples"], -1.0).product(rows, b["steps"], b["batch"])
     rows = soft.rows("compute time", count).reshape(shape)
     soft.linear(rows, b["samples"], slowness * unit).product(rows, b["compute"], b["freq"], -1.0)
     rows = soft.rows("work times frequency", count).reshape(shape)
@@ -356,16 +403,14 @@ def _monomials_by_products(
     soft.product(energy_rows, b["work_freq"], b["freq"], per_cycle * unit / build.energy_unit)
 
 
-def _monomials_by_logs(
-    build: _Build, affine: RowBuilder, hard: RowBuilder, soft: RowBuilder, energy_rows: IntArray, per_cycle: FloatArray, slowness: FloatArray
-) -> None:
-    """t0 ≥ c e B/f and E0 ≥ ½ κ c e B f² are convex in the logarithms; T ≥ U t0 and U E0 of the energy; e = exp(log e)."""
+def _monomials_by_logs(build: _Build, affine: RowBuilder, hard: RowBuilder, per_cycle: FloatArray, slowness: FloatArray) -> None:
+    """T ≥ c e B/f, the compute energy ½ κ c e B f² and 1/B are convex in the logarithms; e = exp(log e) is an equality."""
     b, shape, count = build.blocks, build.shape, int(np.prod(build.shape))
     rows = hard.rows("log steps", count).reshape(shape)
     hard.linear(rows, b["steps"]).exponential(rows, b["log_steps"], 1.0, -1.0 / build.of_task(build.limit))
     for name, target, power, factor in (
-        ("log_compute", "ungated_compute", -1.0, slowness * build.batch_unit),
-        ("log_energy", "ungated_energy", 2.0, per_cycle * build.batch_unit / build.energy_unit),
+        ("log_compute", "compute", -1.0, slowness * build.batch_unit),
+        ("log_energy", "compute_energy", 2.0, per_cycle * build.batch_unit / build.energy_unit),
     ):
         rows = affine.rows(f"{name} sum", count).reshape(shape)
         # ≤ is enough: the sum is exceeded by the variable whose exponential must be paid for
@@ -374,9 +419,6 @@ def _monomials_by_logs(
         affine.linear(rows, b[target], -1.0).exponential(rows, b[name], 1.0, factor)
     rows = affine.rows("inverse batch", count).reshape(shape)
     affine.linear(rows, b["inverse_batch"], -1.0).exponential(rows, b["log_batch"], -1.0, 1.0)
-    rows = soft.rows("compute time", count).reshape(shape)
-    soft.linear(rows, b["compute"], -1.0).product(rows, b["upload"], b["ungated_compute"])
-    soft.product(energy_rows, b["upload"], b["ungated_energy"])
 
 
 def _error_rows(build: _Build, equalities: RowBuilder, hard: RowBuilder, soft: RowBuilder) -> None:
@@ -390,8 +432,9 @@ def _error_rows(build: _Build, equalities: RowBuilder, hard: RowBuilder, soft: R
     soft.linear(rows, b["noise"], -1.0).product(rows, twice, b["inverse_batch"])
     if "missed" in b:
         unit = build.scale["missed"]
-        rows = equalities.rows("missed", count).reshape(shape)
-        equalities.linear(rows, b["missed"]).linear(rows, b["length"], -build.longest / unit).linear(rows, b["upload"], 1.0 / unit)
+        rows = soft.rows("missed", count).reshape(shape)
+        soft.linear(rows, b["missed"], -1.0).linear(rows, b["upload"], -1.0 / unit)
+        soft.product(rows, b["upload"], b["elapsed"], build.longest / unit)
         rows = soft.rows("stale steps", count).reshape(shape)
         soft.linear(rows, b["stale_steps"], -1.0).product(rows, b["progress"] if build.prox else b["steps"], b["missed"])
     if "stale_steps2" in b:
@@ -493,13 +536,14 @@ def _bound_rows(build: _Build, equalities: RowBuilder, affine: RowBuilder, soft:
 
 
 def _quotients(build: _Build, affine: RowBuilder) -> QuotientRows:
-    """1/B ≤ b of every upload, d²/H ≤ participation of every task, and |h_i − λ_i H| ≤ off behind d."""
+    """M/r ≤ S and 1/B ≤ b of every upload, d²/H ≤ participation of every task, and |h_i − λ_i H| ≤ off behind d."""
     b, a, pairs = build.blocks, build.a, build.task
-    x, y, z, factor, names = [], [], [], [], []
+    count = int(np.prod(build.shape))
+    x, y, z = [np.full(count, -1)], [b["rate"].ravel()], [b["send"].ravel()]
+    factor, names = [build.bits.ravel()], ["send time"] * count
     if not build.logs:
-        count = int(np.prod(build.shape))
-        x, y, z = [np.full(count, -1)], [b["batch"].ravel()], [b["inverse_batch"].ravel()]
-        factor, names = [np.ones(count)], ["inverse batch"] * count
+        x, y, z = [*x, np.full(count, -1)], [*y, b["batch"].ravel()], [*z, b["inverse_batch"].ravel()]
+        factor, names = [*factor, np.ones(count)], [*names, *(["inverse batch"] * count)]
     if "off" in b:
         h_unit, share = build.h_unit[pairs], a.aggregation_weight[build.device, pairs]
         for sign in (1.0, -1.0):
@@ -515,9 +559,6 @@ def _quotients(build: _Build, affine: RowBuilder) -> QuotientRows:
         affine.linear(rows, b["h_total"], absent / build.off_unit)
         x, y, z = [*x, b["distance"]], [*y, b["h_total"]], [*z, b["participation"]]
         factor, names = [*factor, np.ones(a.num_tasks)], [*names, *(["participation"] * a.num_tasks)]
-    if not x:
-        none = np.zeros(0, dtype=np.int64)
-        return QuotientRows(none, none, none, np.zeros(0), ())
     return QuotientRows(*(np.concatenate(part) for part in (x, y, z, factor)), names=tuple(names))
 
 
@@ -550,26 +591,24 @@ def _filled(native: NativeProblem, v: FloatArray) -> FloatArray:
     a, b, device, task = native.problem.arrays, native.blocks, native.device, native.task
     upload, receive = native.tensor(v, "upload"), native.tensor(v, "receive")
     occupancy = np.cumsum(receive, axis=1) - np.concatenate([np.zeros((len(task), 1)), np.cumsum(upload, axis=1)[:, :-1]], axis=1)
-    elapsed, carry = np.zeros_like(upload), np.zeros(len(task))
+    elapsed, carry = np.zeros_like(upload), native.tensor(v, "before")
     for g in range(a.slots):
-        elapsed[:, g] = carry + occupancy[:, g]
-        carry = elapsed[:, g] * (1.0 - upload[:, g])
+        carry = elapsed[:, g] = occupancy[:, g] + carry * (1.0 - receive[:, g])
     steps, batch, freq = (native.tensor(v, name) for name in ("steps", "batch", "freq"))
     power, width = native.tensor(v, "power"), native.tensor(v, "bandwidth")
     cycles, limit = a.cycles_per_sample[device, task][:, None], native.scale["steps"]
-    samples, length = upload * steps * batch, upload * elapsed
+    samples = steps * batch
     rates = native.program.rates
     reached = rates.rate((width / native.scale["bandwidth"]).ravel(), (power / native.scale["power"]).ravel())[0].reshape(upload.shape)
-    rate = np.where(width > 0, reached, 0.0) * native.scale["rate"]
-    bits = a.model_bits[task][:, None]
-    send = np.divide(bits * upload, rate, out=np.zeros_like(rate), where=rate > 0)
-    receive_s = bits / a.downlink_bps[device][:, None]
-    half_kappa = 0.5 * a.capacitance[device][:, None] * cycles
-    energy = half_kappa * samples * freq**2 + power * send + a.receive_power_w[device][:, None] * receive_s * upload
+    send = native.program.quotients.factor[: upload.size].reshape(upload.shape) / reached * a.slot_s
+    receive_s = a.model_bits[task][:, None] / a.downlink_bps[device][:, None]
+    compute_energy = 0.5 * a.capacitance[device][:, None] * cycles * samples * freq**2
+    upload_energy = power * send + a.receive_power_w[device][:, None] * receive_s + compute_energy
     values = {
-        "occupancy": occupancy, "elapsed": elapsed, "length": length, "done": upload * steps, "compute": cycles * samples / freq,
-        "send": send, "rate": rate, "energy": energy, "inverse_batch": 1.0 / batch, "samples": samples, "work_freq": samples * freq,
-        "log_steps": np.log(steps), "ungated_compute": cycles * steps * batch / freq, "ungated_energy": half_kappa * steps * batch * freq**2,
+        "occupancy": occupancy, "elapsed": elapsed, "done": upload * steps, "compute": cycles * samples / freq,
+        "send": send, "rate": reached * native.scale["rate"], "band_used": upload * width, "upload_energy": upload_energy,
+        "energy": upload * upload_energy, "inverse_batch": 1.0 / batch, "samples": samples, "work_freq": samples * freq,
+        "log_steps": np.log(steps), "compute_energy": compute_energy,
     }  # fmt: skip
     ratio = np.log(batch / native.scale["batch"]), np.log(freq / native.scale["freq"])
     values["log_compute"], values["log_energy"] = np.log(steps) + ratio[0] - ratio[1], np.log(steps) + ratio[0] + 2.0 * ratio[1]
@@ -577,7 +616,7 @@ def _filled(native: NativeProblem, v: FloatArray) -> FloatArray:
     values["progress"], values["progress2"] = prox_step_sum(steps, shrink), prox_step_square_sum(steps, shrink)
     values["done1"], values["done2"] = upload * values["progress"], upload * values["progress2"]
     values["noise"] = values["done2"] / batch
-    values["missed"] = length - upload
+    values["missed"] = upload * np.maximum(elapsed - 1.0, 0.0)
     values["stale_steps"] = values["progress"] * values["missed"]
     values["stale_steps2"] = values["stale_steps"] * values["missed"]
     values["done_steps"], values["done_steps2"] = values["done1"] * steps, values["done1"] * steps**2

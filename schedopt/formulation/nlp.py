@@ -11,7 +11,7 @@ make surrogates majorants are exact and need no modelling library. Tested in ``t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -64,21 +64,59 @@ class Rows:
         columns = np.concatenate([self.x, self.y, self.exp_x])
         return (self.linear + sp.coo_matrix((data, (rows, columns)), shape=self.linear.shape)).tocsr()
 
-    def curvature(self, row_weight: FloatArray, upper: FloatArray, v: FloatArray) -> FloatArray:
+    def with_fixed(self, fixed: np.ndarray, values: FloatArray) -> Rows:
+        """The same rows where variables in the mask ``fixed`` are known: their products become linear terms."""
+        one, other = fixed[self.x], fixed[self.y]
+        known = one | other
+        # the free factor (either, where both are fixed: its column is then a fixed one) and the value of the known one
+        free, value = np.where(one, self.y, self.x)[known], values[np.where(one, self.x, self.y)[known]]
+        terms = sp.coo_matrix((self.factor[known] * value, (self.row[known], free)), shape=self.linear.shape)
+        linear = (self.linear + terms).tocsr()
+        linear.eliminate_zeros()
+        left = ~known
+        return replace(self, linear=linear, row=self.row[left], x=self.x[left], y=self.y[left], factor=self.factor[left])
+
+    def moving(self, free: np.ndarray) -> np.ndarray:
+        """Mask of the rows in which a variable of the mask ``free`` occurs, shape (m,)."""
+        moves = self.linear[:, free].getnnz(axis=1) > 0
+        moves[self.row[free[self.x] | free[self.y]]] = True
+        moves[self.exp_row[free[self.exp_x]]] = True
+        return moves
+
+    def curvature(self, row_weight: FloatArray, upper: FloatArray, v: FloatArray, size: FloatArray) -> FloatArray:
         """Diagonal D ≥ 0 (shape (n,)) with Σ_r weight_r |f_r(v + d) − f_r(v) − ∇f_r(v) d| ≤ ½ Σ D d².
 
-        |q dx dy| ≤ ½|q|(dx² + dy²); an exponential's remainder is bounded by its largest second derivative below ``upper``. Rows that
-        are concave where only their excess counts (−z² of a relaxed binary) have no remainder above the tangent and are left out.
+        |q dx dy| ≤ ½|q|(α dx² + dy²/α) with α = size_y/size_x, the ratio of the steps that are expected (any positive numbers do); an
+        exponential's remainder is bounded by its largest second derivative below ``upper``. Rows that are concave where only their
+        excess counts (−z² of a relaxed binary) have no remainder above the tangent and are left out.
         """
         diagonal = np.zeros(self.linear.shape[1])
         concave = (self.x == self.y) & (self.factor < 0)
-        size = np.abs(self.factor) * row_weight[self.row] * ~concave
-        np.add.at(diagonal, self.x, size)
-        np.add.at(diagonal, self.y, size)
+        weight = np.abs(self.factor) * row_weight[self.row] * ~concave
+        ratio = size[self.y] / size[self.x]
+        np.add.at(diagonal, self.x, weight * ratio)
+        np.add.at(diagonal, self.y, weight / ratio)
         largest = np.exp(np.maximum(self.exp_rate * upper[self.exp_x], self.exp_rate * v[self.exp_x]))
         second = row_weight[self.exp_row] * np.abs(self.exp_factor) * self.exp_rate**2 * np.where(self.exp_rate > 0, largest, 1.0)
         np.add.at(diagonal, self.exp_x, second)
         return diagonal
+
+    def convex_half(self, multiplier: FloatArray, v: FloatArray, size: FloatArray) -> sp.csr_matrix:
+        """Root F (sparse, shape (k, n)) with ½|F d|² the convex half of Σ multiplier · f to second order in d at ``v``.
+
+        w dx dy = ¼w(√α dx + dy/√α)² − ¼w(√α dx − dy/√α)² with α as in :meth:`curvature`, so the half is ¼|w|(√α dx ± dy/√α)² with the
+        sign of w: a factor that stays where it is then does not hold the other. Squares and exponentials count where they are convex.
+        """
+        slope = 0.5 * self.exp_factor * self.exp_rate**2 * np.exp(self.exp_rate * v[self.exp_x])
+        x, y = np.concatenate([self.x, self.exp_x]), np.concatenate([self.y, self.exp_x])
+        weight = np.concatenate([multiplier[self.row] * self.factor, multiplier[self.exp_row] * slope])
+        keep = np.where(x == y, weight > 0, weight != 0)
+        x, y, weight = x[keep], y[keep], weight[keep]
+        root, k = np.sqrt(0.5 * np.abs(weight)), np.arange(len(weight))
+        balance = np.sqrt(size[y] / size[x])
+        # where x = y both entries fall together: sqrt(2 w) dx
+        data = np.concatenate([root * balance, root / balance * np.sign(weight)])
+        return sp.coo_matrix((data, (np.tile(k, 2), np.concatenate([x, y]))), shape=(len(k), len(v))).tocsr()
 
 
 class RowBuilder:
@@ -150,6 +188,14 @@ class QuotientRows:
     def __len__(self) -> int:
         return len(self.x)
 
+    def moving(self, free: np.ndarray) -> np.ndarray:
+        """Mask of the rows in which a variable of the mask ``free`` occurs, shape (m,)."""
+        return free[self.y] | free[self.z] | (free[self.x] & (self.x >= 0))
+
+    def take(self, index: IntArray) -> QuotientRows:
+        """The rows at ``index``."""
+        return QuotientRows(self.x[index], self.y[index], self.z[index], self.factor[index], tuple(self.names[k] for k in index))
+
     def top(self, v: FloatArray) -> FloatArray:
         """The numerators' roots, shape (m,)."""
         return np.where(self.x >= 0, v[np.maximum(self.x, 0)], 1.0)
@@ -186,6 +232,14 @@ class RateRows:
     def __len__(self) -> int:
         return len(self.z)
 
+    def moving(self, free: np.ndarray) -> np.ndarray:
+        """Mask of the rows in which a variable of the mask ``free`` occurs, shape (m,)."""
+        return free[self.z] | free[self.w] | free[self.p]
+
+    def take(self, index: IntArray) -> RateRows:
+        """The rows at ``index``."""
+        return RateRows(self.z[index], self.w[index], self.p[index], self.snr[index], tuple(self.names[k] for k in index), self.floor)
+
     def rate(self, w: FloatArray, p: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Rate and its derivatives with respect to w and p, shape (m,)."""
         w = np.maximum(w, self.floor)
@@ -204,6 +258,27 @@ class RateRows:
         m = np.arange(len(self))
         data, columns = np.concatenate([np.ones(len(m)), -by_w, -by_p]), np.concatenate([self.z, self.w, self.p])
         return sp.coo_matrix((data, (np.tile(m, 3), columns)), shape=(len(m), len(v))).tocsr()
+
+    def _second(self, weight: FloatArray, v: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """k and r with Σ weight · (−rate) = const + linear + ½ Σ k (r dw − snr dp)² + ..., shape (m,)."""
+        w = np.maximum(v[self.w], self.floor)
+        ratio = self.snr * np.maximum(v[self.p], 0.0) / w
+        return weight / (w * (1.0 + ratio) ** 2 * np.log1p(self.snr)), ratio
+
+    def curvature(self, row_weight: FloatArray, v: FloatArray) -> FloatArray:
+        """Diagonal that bounds Σ weight · (tangent − rate) near ``v``, shape (n,): twice the second derivatives there."""
+        second, ratio = self._second(2.0 * row_weight, v)
+        diagonal = np.zeros(len(v))
+        np.add.at(diagonal, self.w, second * ratio**2)
+        np.add.at(diagonal, self.p, second * self.snr**2)
+        return diagonal
+
+    def convex_half(self, multiplier: FloatArray, v: FloatArray) -> sp.csr_matrix:
+        """Root F of the second-order part of Σ multiplier · row, sparse, shape (m, n); it is convex as it is."""
+        second, ratio = self._second(np.maximum(multiplier, 0.0), v)
+        root, m = np.sqrt(second), np.arange(len(self))
+        data = np.concatenate([root * ratio, -root * self.snr])
+        return sp.coo_matrix((data, (np.tile(m, 2), np.concatenate([self.w, self.p]))), shape=(len(m), len(v))).tocsr()
 
 
 @dataclass(frozen=True)
@@ -228,12 +303,23 @@ class Program:
         """n."""
         return len(self.cost)
 
+    @property
+    def free(self) -> np.ndarray:
+        """Mask of the variables that are not fixed by their bounds, shape (n,)."""
+        return self.upper > self.lower
+
+    def presolved(self) -> Program:
+        """The same program with the products of fixed variables made linear: same rows and variables, less curvature."""
+        fixed = ~self.free
+        names = ("convex_equalities", "affine", "nonconvex_equalities", "nonconvex_inequalities")
+        return replace(self, **{name: getattr(self, name).with_fixed(fixed, self.lower) for name in names})
+
     def objective(self, v: FloatArray) -> float:
         """c·v."""
         return float(self.cost @ v)
 
-    def violations(self, v: FloatArray) -> dict[str, float]:
-        """Largest violation of each class at ``v``, bounds included."""
+    def violations(self, v: FloatArray, kept: np.ndarray | slice = slice(None)) -> dict[str, float]:
+        """Largest violation of each class at ``v``, bounds included; ``kept``: the non-convex inequalities that are looked at."""
 
         def most(values: FloatArray) -> float:
             return float(values.max(initial=0.0))
@@ -243,5 +329,5 @@ class Program:
             "convex equalities": most(np.abs(self.convex_equalities.values(v))),
             "convex inequalities": max(most(group.values(v)) for group in (self.affine, self.quotients, self.rates)),
             "non-convex equalities": most(np.abs(self.nonconvex_equalities.values(v))),
-            "non-convex inequalities": most(self.nonconvex_inequalities.values(v)),
+            "non-convex inequalities": most(self.nonconvex_inequalities.values(v)[kept]),
         }

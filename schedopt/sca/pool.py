@@ -126,7 +126,7 @@ def first_columns(problem: Problem, candidates: Candidates, levels: int = 7) -> 
         name = problem.tasks[int(missing[0])].name if len(missing) else problem.tasks[0].name
         if problem.objective.mode != "min_energy":
             raise InfeasibleError(f"task {name!r}: no assignment pays at any of the prices that were tried")
-        raise InfeasibleError(f"task {name!r}: no assignment brings its bound nearer to the target, at any energy; the target is out of reach")
+        raise InfeasibleError(f"task {name!r}: no assignment brings its bound nearer to the target at any energy; it is out of reach")
     return columns
 
 

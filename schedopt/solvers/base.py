@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -35,6 +35,10 @@ class SolverSettings:
     target_gap: float = 0.005
     #: cap on the iterations of the solver's main loop
     max_iterations: int = 200
+    #: a schedule to start from; solvers that cannot use one ignore it
+    warm_start: Schedule | None = None
+    #: further settings of the one solver, as texts
+    switches: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.time_limit_s is not None and not self.time_limit_s > 0:

@@ -1,0 +1,330 @@
+r"""Proximal SCA on a smooth program: monotone merit, and a KKT residual at the end (formulation 4a).
+
+    v̂_m = argmin of the convex model at v_m (:mod:`schedopt.sca.native_step`),   v_{m+1} = v_m + s_m (v̂_m − v_m).
+
+Step rules: ``adaptive`` takes a step if the merit falls by a fair share of what the model promises; if not, the curvature ω of the rows
+that broke the promise is raised, at which the model becomes a majorant in the end. Steps may be stretched (s > 1) and auxiliary variables
+recomputed from the tensors where that lowers the merit more. ``diminishing`` keeps the majorant (ω = 1) and s_{m+1} = s_m (1 − c s_m). In
+both, the merit never rises at fixed penalties: a step that would raise it is not taken. Penalties are a multiple of the rows'
+multipliers, raised where a multiplier comes near; the price of z − z² ≤ 0 grows once the relaxation has converged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from schedopt.formulation.nlp import Program
+from schedopt.problem import FloatArray
+from schedopt.sca.kkt import KktResidual, kkt_residual, least_multipliers
+from schedopt.sca.native_step import Multipliers, Step, Subproblem
+
+__all__ = ["NativeLoop", "NativeRecord", "NativeSettings"]
+
+STEP_RULES = ("adaptive", "diminishing")
+SURROGATES = ("halves", "majorant")
+
+
+@dataclass(frozen=True)
+class NativeSettings:
+    """Switches of the loop, each with its default and meaning."""
+
+    #: proximal weight τ_p on every (scaled) variable; ``adaptive`` lowers it, to ``least_prox``, while steps succeed
+    prox_weight: float = 1e-3
+    least_prox: float = 1e-4
+    step_rule: str = "adaptive"
+    #: ``halves``: second-order terms by multipliers, with adaptive curvature; ``majorant``: the diagonal bound alone
+    surrogate: str = "halves"
+    #: c of the diminishing rule
+    diminish: float = 1e-3
+    #: longest stretch of a step, in doublings (adaptive)
+    doublings: int = 4
+    #: penalty of a non-convex row, as a multiple of its multiplier, and the least (the objective is about one)
+    penalty_factor: float = 2.0
+    penalty_floor: float = 0.02
+    #: first price of z(1 − z), its growth at every step taken while binaries are fractional, and the most
+    binary_price: float = 0.01
+    binary_growth: float = 1.5
+    binary_most: float = 0.5
+    #: scaled KKT residual at which a phase has converged
+    tolerance: float = 1e-5
+    backend: str = "clarabel"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("step_rule", STEP_RULES), ("surrogate", SURROGATES)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} = {getattr(self, name)!r}; must be one of {', '.join(allowed)}")
+        for name in ("prox_weight", "least_prox", "diminish", "penalty_floor", "binary_price", "binary_most", "tolerance"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} = {getattr(self, name)}; must be positive")
+        for name in ("penalty_factor", "binary_growth"):
+            if not getattr(self, name) > 1:
+                raise ValueError(f"{name} = {getattr(self, name)}; must be above 1")
+
+
+@dataclass(frozen=True)
+class NativeRecord:
+    """One iteration: merit before and after at the penalties of the step, whether it was taken, and what was measured."""
+
+    iteration: int
+    phase: str
+    merit_before: float
+    merit_after: float
+    taken: bool
+    objective: float
+    step_norm: float
+    infeasibility: float
+    fractional: float
+    residual: float
+    curvature: float
+    backend: str
+
+
+#: Curvature beyond which a step is too short to mean anything, and untaken steps in a row after which a phase has stalled.
+_MOST_CURVATURE, _STALL = 1e7, 15
+#: Range of the adaptive curvature.
+_LEAST_CURVATURE, _NOTICED_CURVATURE = 1e-6, 1e-3
+#: Share of the promise that one row may miss before its curvature is raised, and the share that must be kept to take a step.
+_ROW_SHARE, _FAIR_SHARE = 0.1, 0.05
+#: Share of the promise at which curvature may fall.
+_GOOD_SHARE = 0.6
+#: Binaries this near to 0 or 1 are whole.
+WHOLE = 1e-6
+#: Penalties are set from the multipliers after these steps of a phase, and later only raised.
+_SETTLED = (2, 5)
+#: Expected step of a variable that stays at a bound, relative to the others, and how near that is.
+_STUCK, _AT_BOUND = 1e-3, 1e-6
+#: Where steps are shorter than this, products are balanced by how far their factors moved: at least this share of the longest move; how
+#: fast an earlier move fades.
+_SHORT_STEP, _SLOW, _FORGET = 0.3, 0.03, 0.3
+#: Steps that restoration or stretching propose may miss convex rows by this much.
+_CONVEX_TOLERANCE = 1e-8
+#: Backends tried in turn after the chosen one has failed numerically.
+FALLBACKS = ("clarabel", "scs")
+
+
+class NativeLoop:
+    """The iteration on one program: ``point`` v, ``multipliers`` and ``residual`` of the last phase, ``history``, ``fallbacks``.
+
+    ``restore(v)`` proposes a point with the same decisions and consistent auxiliary variables; ``on_iteration(record, point)`` sees every
+    iteration and may raise to stop.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        start: FloatArray,
+        binaries: np.ndarray,
+        settings: NativeSettings,
+        *,
+        restore: Callable[[FloatArray], FloatArray] | None = None,
+        on_iteration: Callable[[NativeRecord, FloatArray], None] | None = None,
+    ) -> None:
+        self.program, self.settings, self.restore, self.on_iteration = program, settings, restore, on_iteration
+        self.binaries = binaries
+        self.history: list[NativeRecord] = []
+        self.fallbacks: list[str] = []
+        self.multipliers: Multipliers | None = None
+        self.residual: KktResidual | None = None
+        self.binary_rows = np.array([name.startswith("binary") for name in program.nonconvex_inequalities.names], dtype=bool)
+        self._subproblems: dict[bool, Subproblem] = {}
+        self._use(exponential=settings.backend == "scs")
+        self.penalty = np.where(self.is_binary, 0.0, 10.0)
+        self.price = 0.0
+        self._renew(start)
+
+    def _use(self, *, exponential: bool) -> None:
+        """Pose the subproblems with or without exponential cones."""
+        if exponential not in self._subproblems:
+            self._subproblems[exponential] = Subproblem(self.program, exponential=exponential)
+        self.sub = self._subproblems[exponential]
+        self.is_binary = np.array([name.startswith("binary") for name in self.sub.names], dtype=bool)
+
+    def _renew(self, start: FloatArray) -> None:
+        """A new phase from ``start``."""
+        self.point = np.clip(start, self.program.lower, self.program.upper)
+        self.multipliers = self.residual = None
+        self.omega = np.ones(self.sub.rows)
+        self.size = np.ones(len(start))
+        self.prox, self.step_length, self.untaken, self.taken = self.settings.prox_weight, 1.0, 0, 0
+
+    def fixed(self, point: FloatArray, also: np.ndarray | None = None) -> NativeLoop:
+        """A loop from ``point`` with its binaries (and the variables ``also``) fixed as they are there; it shares the history."""
+        low, high = self.program.lower.copy(), self.program.upper.copy()
+        z = self.binaries
+        low[z] = high[z] = np.round(point[z])
+        if also is not None:
+            low[also] = high[also] = np.clip(point[also], low[also], high[also])
+        loop = NativeLoop(
+            replace(self.program, lower=low, upper=high), point, z, self.settings, restore=self.restore, on_iteration=self.on_iteration
+        )
+        loop.history, loop.fallbacks = self.history, self.fallbacks
+        return loop
+
+    def phase(self, name: str, iterations: int) -> str:
+        """Iterate until the residual is reached, nothing moves, or ``iterations``; why it ended."""
+        self._renew(self.point)
+        for _ in range(iterations):
+            if name == "binary":
+                self._raise_price()
+            step, half, backend = self._step()
+            if step is None:
+                return "no backend could solve the subproblem"
+            point, multipliers, residual = self._measured(step, name)
+            if residual.total <= self.settings.tolerance:
+                self._record(name, point, residual, True, backend)
+                self.point, self.multipliers, self.residual = point, multipliers, residual
+                return "KKT residual reached"
+            self._accept(replace(step, multipliers=multipliers), name, residual, backend)
+            if self.untaken >= _STALL or self.omega.max() > _MOST_CURVATURE:
+                return "the merit could not be lowered any more"
+        return "iteration limit"
+
+    def _measured(self, step: Step, phase: str) -> tuple[FloatArray, Multipliers, KktResidual]:
+        """Point, multipliers and residual: of the step, or of the same with consistent auxiliary variables, whichever is smaller."""
+        points = [step.point]
+        if self.restore is not None:
+            restored = self.restore(step.point)
+            if self._convex_violation(restored) <= max(_CONVEX_TOLERANCE, self._convex_violation(step.point)):
+                points.append(restored)
+        ignored = self.binary_rows if phase != "binary" else None
+        multipliers = [least_multipliers(self.program, point, step.multipliers) for point in points]
+        residuals = [kkt_residual(self.program, *pair, ignore=ignored) for pair in zip(points, multipliers, strict=True)]
+        best = int(np.argmin([residual.total for residual in residuals]))
+        return points[best], multipliers[best], residuals[best]
+
+    def fractional(self) -> float:
+        """Largest distance of a binary to 0 or 1."""
+        z = self.point[self.binaries]
+        return float(np.minimum(z, 1.0 - z).max(initial=0.0))
+
+    def _raise_price(self) -> None:
+        s = self.settings
+        if self.price == 0.0:
+            self.price = s.binary_price
+        elif self.untaken == 0 and self.fractional() > WHOLE:
+            self.price = min(self.price * s.binary_growth, s.binary_most)
+        self.penalty[self.is_binary] = self.price
+
+    def _step(self) -> tuple[Step | None, object, str]:
+        """The model's minimiser; another backend, and then a stronger convexity, is tried where one fails numerically."""
+        v, s = self.point, self.settings
+        weight = np.where(self.is_binary, 0.0, self.penalty)
+        half = self.sub.convex_half(v, self.multipliers, self.size) if s.surrogate == "halves" and self.multipliers is not None else None
+        # a second try with more convexity costs a fraction of what a first-order backend does
+        tries = [(s.backend, 1.0), (s.backend, 10.0), *((name, 1.0) for name in FALLBACKS if name != s.backend)]
+        for backend, stronger in tries:
+            diagonal = stronger * (self.prox + self.sub.curvature(v, self.omega * weight, self.size))
+            step = self.sub.solve(v, diagonal, self.penalty, half=half, backend=backend)
+            if step is not None:
+                if (backend, stronger) != tries[0]:
+                    how = backend if stronger == 1.0 else f"{backend} with {stronger:g} times the curvature"
+                    self.fallbacks.append(f"iteration {len(self.history)}: {s.backend} failed, {how} solved")
+                return step, half, backend
+        return None, half, s.backend
+
+    def _accept(self, step: Step, phase: str, residual: KktResidual, backend: str) -> None:
+        """Take the step, or the multiple of it that the rule says, if the merit falls; adapt curvature and penalties."""
+        v, adaptive = self.point, self.settings.step_rule == "adaptive"
+        before = self.sub.merit(v, self.penalty)
+        promised = before - step.model
+        if adaptive:
+            point, after = self._best_along(step)
+            taken = before - after >= _FAIR_SHARE * promised and after < before
+            self._adapt_curvature(step, promised, (before - after) / promised if promised > 0 else 0.0, taken)
+        else:
+            point = v + self.step_length * (step.point - v)
+            after = self.sub.merit(point, self.penalty)
+            taken = after < before
+            self.step_length *= 1.0 - self.settings.diminish * self.step_length
+            if not taken:
+                self.omega = self.omega * 4.0
+        self._record(phase, point, residual, taken, backend, before, after)
+        self.untaken = 0 if taken else self.untaken + 1
+        if taken:
+            self.point, self.multipliers, self.residual = point, step.multipliers, residual
+            self.taken += 1
+            moved = np.abs(step.point - v)
+            largest = float(moved.max())
+            # far from the end, where steps are long, all variables are alike
+            relative = np.maximum(moved / max(largest, 1e-300), _FORGET * self.size).clip(_SLOW, 1.0) if largest < _SHORT_STEP else 1.0
+            self.size = np.where(self._at_bound(v) & self._at_bound(step.point), _STUCK, relative)
+            self._adapt_penalties(step.multipliers)
+
+    def _best_along(self, step: Step) -> tuple[FloatArray, float]:
+        """The step, stretched or restored where that lowers the merit more; all of them within the convex rows."""
+        v, best = self.point, step.point
+        value = self.sub.merit(best, self.penalty)
+        limit = max(_CONVEX_TOLERANCE, self._convex_violation(step.point))
+        for k in range(self.settings.doublings + 1):
+            far = np.clip(v + 2.0**k * (step.point - v), self.program.lower, self.program.upper)
+            better = False
+            for proposed in (far, *([] if self.restore is None else [self.restore(far)])):
+                if not self._convex_violation(proposed) <= limit:
+                    continue
+                merit = self.sub.merit(proposed, self.penalty)
+                if merit < value:
+                    best, value, better = proposed, merit, True
+            if not better and k > 0:
+                break
+        return best, value
+
+    def _convex_violation(self, v: FloatArray) -> float:
+        """Largest violation of the rows that subproblems keep; not a number where a point is none."""
+        p = self.program
+        if not np.all(np.isfinite(v)):
+            return np.inf
+        bounds = max(float(np.max(p.lower - v)), float(np.max(v - p.upper)))
+        equal = float(np.abs(p.convex_equalities.values(v)).max(initial=0.0))
+        flat = np.ones(len(p.affine), dtype=bool)
+        groups = [p.quotients.values(v)]
+        if self.sub.exponential:
+            groups.append(p.rates.values(v))
+        else:
+            flat[p.affine.exp_row] = False
+        return max(bounds, equal, float(p.affine.values(v)[flat].max(initial=0.0)), *(float(g.max(initial=0.0)) for g in groups))
+
+    def _adapt_curvature(self, step: Step, promised: float, share: float, taken: bool) -> None:
+        """Rows that are missed by more than the model said get more curvature, all others less when the step was good."""
+        if taken and share > _GOOD_SHARE:
+            self.omega = np.maximum(self.omega / 3.0, _LEAST_CURVATURE)
+        else:
+            missed = self.penalty * (self.sub.violations(step.point) - step.slack)
+            guilty = missed > min(_ROW_SHARE * promised, 0.5 * missed.max())
+            raised = np.maximum(self.omega * (2.0 if taken else 4.0), _NOTICED_CURVATURE)
+            self.omega = np.where(guilty, raised, self.omega)
+        s = self.settings
+        if taken and share > _GOOD_SHARE:
+            self.prox = max(self.prox / 3.0, min(s.least_prox, s.prox_weight))
+        elif not taken:
+            self.prox = min(self.prox * 4.0, s.prox_weight)
+
+    def _at_bound(self, v: FloatArray) -> np.ndarray:
+        """Mask of the variables at one of their bounds."""
+        return (v - self.program.lower < _AT_BOUND) | (self.program.upper - v < _AT_BOUND)
+
+    def _adapt_penalties(self, multipliers: Multipliers) -> None:
+        """Rows at a multiple of their multipliers: set while these settle, then only raised where one comes near its penalty."""
+        s = self.settings
+        wanted = s.penalty_factor * self.sub.multipliers_of_penalised(multipliers) + s.penalty_floor
+        short = wanted - s.penalty_floor > 0.9 * s.penalty_factor * self.penalty
+        renew = np.ones_like(short) if self.taken in _SETTLED else short
+        self.penalty = np.where(renew & ~self.is_binary, wanted, self.penalty)
+
+    def _record(
+        self, phase: str, point: FloatArray, residual: KktResidual, taken: bool, backend: str,
+        before: float | None = None, after: float | None = None,
+    ) -> None:  # fmt: skip
+        before = self.sub.merit(self.point, self.penalty) if before is None else before
+        record = NativeRecord(
+            iteration=len(self.history), phase=phase, merit_before=before,
+            merit_after=self.sub.merit(point, self.penalty) if after is None else after, taken=taken,
+            objective=self.program.objective(point), step_norm=float(np.abs(point - self.point).max()),
+            infeasibility=float(self.sub.violations(point)[~self.is_binary].max(initial=0.0)), fractional=self.fractional(),
+            residual=residual.total, curvature=float(self.omega.max()), backend=backend,
+        )  # fmt: skip
+        self.history.append(record)
+        if self.on_iteration is not None:
+            self.on_iteration(record, self.point if not taken else point)

@@ -1,0 +1,284 @@
+"""The published route (formulation 4a): relaxation and proximal SCA on the scheduling tensors, then rounding.
+
+Phases: the relaxation from one or several starts, to a KKT point; a growing price of fractional binaries; rounding to whole plans; the
+same SCA on the resources with the binaries fixed, to a KKT point of the program with its binaries; whole steps and batches, least-energy
+resources, and, if asked, local moves. A feasible schedule is held from the first start on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from schedopt.errors import SolverError
+from schedopt.feasibility import unreachable_reason
+from schedopt.formulation.candidates import build_candidates
+from schedopt.formulation.native import build_native
+from schedopt.polish import polish
+from schedopt.problem import FloatArray, Problem
+from schedopt.repair import repair
+from schedopt.result import SolveResult, SolveStatus
+from schedopt.sca.conic import check_backend
+from schedopt.sca.iterate import NativeIterate
+from schedopt.sca.kkt import binary_multipliers, kkt_residual
+from schedopt.sca.native_loop import WHOLE, NativeLoop, NativeRecord, NativeSettings
+from schedopt.sca.native_rounding import round_native
+from schedopt.schedule import Schedule
+from schedopt.solvers.base import Incumbent, ProgressCallback, SolverSettings, TimeLimitReached
+from schedopt.solvers.greedy_energy import GreedyEnergy
+from schedopt.solvers.random_feasible import RandomFeasible
+from schedopt.solvers.switches import read_switches
+from schedopt.state import Merit, State, state_of
+
+__all__ = ["NativeSca", "NativeScaLog", "NativeSwitches"]
+
+STARTS = ("heuristic", "spread", "random")
+
+
+@dataclass(frozen=True)
+class NativeSwitches(NativeSettings):
+    """Switches of the solver: those of the loop, and the phases."""
+
+    #: first start: a heuristic's schedule (feasible), fractional assignments everywhere, or random ones (both infeasible)
+    start: str = "heuristic"
+    #: how many starts; those after the first are random
+    starts: int = 1
+    #: iterations of the relaxation, of the binary phase, and of the resources after rounding
+    relaxed_iterations: int = 50
+    binary_iterations: int = 8
+    fixed_iterations: int = 40
+    #: random roundings beside the plan of most weight
+    samples: int = 5
+    #: rounds of local moves on the exact objective after rounding; 0: none
+    polish_rounds: int = 3
+    tolerance: float = 1e-4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start not in STARTS:
+            raise ValueError(f"start = {self.start!r}; must be one of {', '.join(STARTS)}")
+        for name in ("starts", "relaxed_iterations", "binary_iterations", "fixed_iterations", "samples", "polish_rounds"):
+            least = int(name in ("starts", "relaxed_iterations"))
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} = {getattr(self, name)}; must be at least {least}")
+
+
+class NativeSca:
+    """Relaxation and proximal SCA on the scheduling tensors (``native_sca``)."""
+
+    name = "native_sca"
+    #: whether monomials go through logarithms
+    logs = False
+    switches = NativeSwitches
+
+    def solve(self, problem: Problem, *, settings: SolverSettings, seed: int = 0, progress: ProgressCallback | None = None) -> SolveResult:
+        """Best schedule found; ``kkt_residual``: of the relaxation where the best start ended; ``iterate``: what to recompute it from."""
+        check_backend(settings.backend)
+        switches = replace(read_switches(self.name, NativeSwitches, settings.switches), backend=settings.backend)
+        held = Incumbent(problem, settings, progress)
+        reason = unreachable_reason(problem)
+        if reason is not None:
+            return held.result(self.name, SolveStatus.INFEASIBLE, seed=seed, reason=reason)
+        run = _Run(problem, settings, switches, held, np.random.default_rng(seed), self.logs)
+        status = SolveStatus.SOLVED
+        try:
+            with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+                run.all_phases()
+        except TimeLimitReached:
+            status = SolveStatus.TIME_LIMIT
+        except KeyboardInterrupt:
+            status = SolveStatus.INTERRUPTED
+        if held.schedule is None:
+            run.notes.append("no rounding of the relaxed points gave a feasible schedule, which proves nothing; try --solver sca")
+        return held.result(
+            self.name, status, seed=seed, reason="; ".join(run.notes), backend=settings.backend,
+            kkt_residual=run.residual, iterate=run.iterate, timings=dict(run.timings), details=run.details,
+        )  # fmt: skip
+
+
+class NativeScaLog(NativeSca):
+    """The same with steps, batch and frequency through logarithms (``native_sca_log``)."""
+
+    name = "native_sca_log"
+    logs = True
+
+
+@dataclass
+class _Run:
+    """One solve: the phases and what they hand on."""
+
+    problem: Problem
+    settings: SolverSettings
+    switches: NativeSwitches
+    held: Incumbent
+    rng: np.random.Generator
+    logs: bool
+    notes: list[str] = field(default_factory=list)
+    residual: float | None = None
+    iterate: NativeIterate | None = None
+    timings: dict[str, float] = field(default_factory=dict)
+    details: dict[str, object] = field(default_factory=dict)
+
+    def all_phases(self) -> None:
+        """Every start through every phase; the best schedule stays."""
+        self.held.offer(Schedule.empty())
+        if self.held.objective == 0.0:
+            return
+        with self._timed("build"):
+            self.candidates = build_candidates(self.problem)
+            self.native = build_native(self.problem, logs=self.logs)
+        if len(self.candidates) == 0:
+            return
+        merit_scale = 1e6 * max(1.0, self.native.cost_scale)
+        self.merit = Merit(self.problem, np.full(self.problem.arrays.num_tasks, merit_scale), merit_scale)
+        best = np.inf
+        for number in range(self.switches.starts):
+            loop = self._relax(self._start(number))
+            reached = self._round_and_finish(loop)
+            if self.iterate is None or reached < best:
+                best = min(best, reached)
+                self._keep(loop)
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.timings[phase] = self.timings.get(phase, 0.0) + time.monotonic() - begin
+
+    # --- starts
+
+    def _start(self, number: int) -> FloatArray:
+        """The starting point: warm, heuristic, spread or random."""
+        if number == 0 and self.settings.warm_start is not None:
+            self.held.offer(self.settings.warm_start)
+            return self.native.point(self.settings.warm_start)
+        kind = self.switches.start if number == 0 else "random"
+        if kind == "heuristic":
+            schedule = self._heuristic()
+            if schedule is not None and len(schedule):
+                return self.native.point(schedule)
+            kind = "spread"
+        return self.native.spread(self.rng if kind == "random" else None)
+
+    def _heuristic(self) -> Schedule | None:
+        with self._timed("heuristic"):
+            for heuristic in (GreedyEnergy(), RandomFeasible()):
+                self._tick("heuristic")
+                found = heuristic.solve(self.problem, settings=SolverSettings(time_limit_s=self._time_left(), max_iterations=50))
+                if found.schedule is not None:
+                    self.held.offer(found.schedule)
+                    return found.schedule
+        return None
+
+    def _time_left(self) -> float | None:
+        limit = self.settings.time_limit_s
+        return None if limit is None else max(limit - self.held.elapsed_s, 1e-3)
+
+    def _tick(self, phase: str) -> None:
+        self.held.record(phase)
+        self.held.check_time()
+
+    # --- relaxation
+
+    def _relax(self, start: FloatArray) -> NativeLoop:
+        """The relaxation and the binary phase from ``start``."""
+
+        def on_iteration(record: NativeRecord, _: FloatArray) -> None:
+            self.held.iteration += 1
+            self._tick(record.phase)
+
+        native, s = self.native, self.switches
+        loop = NativeLoop(native.program, start, native.binaries, s, restore=native.restored, on_iteration=on_iteration)
+        cap = self.settings.max_iterations
+        try:
+            with self._timed("relaxation"):
+                ended = loop.phase("relaxed", min(s.relaxed_iterations, cap))
+        finally:
+            self._describe(loop)
+        if ended == "no backend could solve the subproblem" and loop.multipliers is None:
+            raise SolverError(f"no backend could solve the first subproblem (tried {s.backend} and its fallbacks); try another --backend")
+        self.relaxed = loop.point.copy()
+        self.relaxed_multipliers, self.relaxed_residual = loop.multipliers, loop.residual
+        self.details |= {"relaxed_end": ended, "relaxed_objective": native.program.objective(loop.point) * native.cost_scale}
+        if loop.residual is not None and loop.residual.total > s.tolerance:
+            self.notes.append(f"relaxation: {ended}, KKT residual {loop.residual.total:.1e}")
+        if s.binary_iterations and loop.fractional() > WHOLE:
+            with self._timed("binary phase"):
+                self.details["binary_end"] = loop.phase("binary", min(s.binary_iterations, cap))
+        return loop
+
+    def _describe(self, loop: NativeLoop) -> None:
+        self.details["history"] = loop.history
+        self.details["fallbacks"] = loop.fallbacks
+        if loop.fallbacks and not any(note.startswith("backend") for note in self.notes):
+            self.notes.append(f"backend {self.switches.backend} failed now and then ({loop.fallbacks[0]})")
+
+    # --- rounding
+
+    def _round_and_finish(self, loop: NativeLoop) -> float:
+        """Whole plans from the fractional point, resources to a KKT point, whole steps and batches; the best merit reached."""
+        with self._timed("rounding"):
+            state = self._rounded(loop.point)
+            if state is None and self.relaxed is not loop.point:
+                state = self._rounded(self.relaxed)
+        self._tick("round")
+        if state is None:
+            return np.inf
+        self.details["rounded_objective"] = state.evaluation.objective
+        if self.switches.fixed_iterations:
+            state = self._resources(loop, state)
+        if self.switches.polish_rounds:
+            state = self._polished(state)
+        return self.merit(state)
+
+    def _rounded(self, point: FloatArray) -> State | None:
+        """The best of several roundings, repaired and with least-energy resources."""
+        best: State | None = None
+        for number in range(self.switches.samples + 1):
+            self.held.check_time()
+            state = repair(self.problem, round_native(self.native, self.candidates, point, self.rng if number else None))
+            best = self._better(best, state)
+        return best
+
+    def _better(self, best: State | None, state: State | None) -> State | None:
+        if state is None:
+            return best
+        self.held.offer(state.schedule)
+        return state if best is None or self.merit(state) < self.merit(best) else best
+
+    def _resources(self, loop: NativeLoop, state: State) -> State:
+        """SCA on steps, batches and resources with the plans fixed; then whole steps and batches."""
+        start = self.native.point(state.schedule)
+        with self._timed("resources"):
+            fixed = loop.fixed(start, self.native.idle(start))
+            self.details["final_end"] = fixed.phase("fixed", min(self.switches.fixed_iterations, self.settings.max_iterations))
+        if fixed.multipliers is not None:
+            multipliers = binary_multipliers(self.native.program, fixed.point, fixed.multipliers, self.native.binaries)
+            self.final = fixed.point, multipliers
+            self.details["final_residual"] = kkt_residual(self.native.program, fixed.point, multipliers).total
+            self.details["final_objective"] = self.native.program.objective(fixed.point) * self.native.cost_scale
+        with self._timed("rounding"):
+            continuous = round_native(self.native, self.candidates, fixed.point)
+            return self._better(state, repair(self.problem, continuous)) or state
+
+    def _polished(self, state: State) -> State:
+        with self._timed("polish"):
+            found = polish(
+                self.problem, self.candidates, state, self.merit, max_rounds=self.switches.polish_rounds, on_move=self.held.check_time,
+                on_improvement=lambda better: self.held.offer(better.schedule) and None,
+            )  # fmt: skip
+            return self._better(found, state_of(self.problem, found.schedule)) or found
+
+    def _keep(self, loop: NativeLoop) -> None:
+        """Remember this run's points for whoever wants to recompute residuals."""
+        if self.relaxed_multipliers is None or self.relaxed_residual is None:
+            return
+        self.residual = self.relaxed_residual.total
+        final, multipliers = getattr(self, "final", (None, None))
+        self.iterate = NativeIterate(self.problem.digest, self.logs, self.relaxed, self.relaxed_multipliers, final, multipliers)
