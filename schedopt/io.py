@@ -13,11 +13,14 @@ import io
 import os
 import secrets
 import stat
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from schedopt.errors import InputError
 from schedopt.files import ScheduleFile, parse_problem, parse_schedule, schedule_to_dict
@@ -27,15 +30,20 @@ from schedopt.problem import PROBLEM_SCHEMA, Problem
 from schedopt.result import SolveResult
 from schedopt.schedule import SCHEDULE_SCHEMA, Schedule
 
+if TYPE_CHECKING:
+    from schedopt.sca.iterate import NativeIterate
+
 __all__ = [
     "MAX_EXPANDED_BYTES",
     "MAX_FILE_BYTES",
     "ScheduleFile",
     "check_output",
     "load_any",
+    "load_iterate",
     "load_problem",
     "load_schedule",
     "problem_text",
+    "save_iterate",
     "save_problem",
     "save_schedule",
     "schedule_text",
@@ -216,6 +224,26 @@ def write_text(path: PathLike, text: str) -> None:
     with _naming(path):
         data = text.encode()
         _replace(_target(path), _compress(data) if os.fspath(path).endswith(".gz") else data)
+
+
+def save_iterate(path: PathLike, iterate: NativeIterate) -> None:
+    """Write what a run of the native route leaves behind (``.npz``), whole or not at all. Raises :class:`~schedopt.errors.InputError`."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **iterate.arrays())
+    with _naming(path):
+        _replace(_target(path), buffer.getvalue())
+
+
+def load_iterate(path: PathLike) -> NativeIterate:
+    """Read what :func:`save_iterate` wrote. Raises :class:`~schedopt.errors.InputError`."""
+    from schedopt.sca.iterate import NativeIterate
+
+    with _naming(path):
+        try:
+            with np.load(io.BytesIO(_read_bytes(path)), allow_pickle=False) as arrays:
+                return NativeIterate.from_arrays(dict(arrays))
+        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, TypeError):
+            raise InputError("not a file that --save-iterate wrote") from None
 
 
 def _target(path: PathLike) -> Path:

@@ -10,7 +10,7 @@ import click
 from schedopt.cli.options import PositiveNumber, json_option, output_option, seed_option
 from schedopt.cli.output import STDOUT, Command, Screen, number, print_json, write_output
 from schedopt.cli.signals import interruptible
-from schedopt.errors import InfeasibleError, SolverError
+from schedopt.errors import InfeasibleError, InputError, SolverError
 from schedopt.registry import DEFAULT_SOLVER, solver_names
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from schedopt.problem import Problem
     from schedopt.result import IterationRecord, SolveResult
     from schedopt.schedule import Schedule
+    from schedopt.solvers.base import Solver
 
 __all__ = ["command"]
 
@@ -35,6 +36,9 @@ MODES = ("weighted", "min_energy", "min_bound")
 @click.option(
     "--time-limit", type=PositiveNumber(), metavar="S", help="Stop after S seconds with the best schedule found."
 )
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="A switch of the solver; may be repeated. 'help' lists them.")
+@click.option("--warm-start", metavar="FILE", type=click.Path(), help="Start from the schedule in FILE (native_sca, sca).")
+@click.option("--save-iterate", metavar="FILE", type=click.Path(), help="Keep points and multipliers of the native route (.npz).")
 @seed_option
 @json_option
 @click.pass_context
@@ -47,6 +51,9 @@ def command(
     mode: str | None,
     certify: bool,
     time_limit: float | None,
+    changes: tuple[str, ...],
+    warm_start: str | None,
+    save_iterate: str | None,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -56,25 +63,94 @@ def command(
     130. With "-o - --json" the object on standard output is the schedule file.
     """
     from schedopt.io import check_output, load_problem
+    from schedopt.io import save_iterate as write_iterate
     from schedopt.registry import get_solver
     from schedopt.sca.conic import check_backend
     from schedopt.solvers.base import SolverSettings
 
-    if output not in (None, STDOUT):
-        check_output(output, inputs=(problem_path,))
-    problem = _with_mode(load_problem(problem_path), mode)
     chosen = get_solver(solver)
+    if "help" in changes:
+        _list_switches(chosen, as_json=as_json)
+        return
+    inputs = (problem_path,) if warm_start is None else (problem_path, warm_start)
+    for path in (output, save_iterate):
+        if path not in (None, STDOUT):
+            check_output(path, inputs=inputs)
+    problem = _with_mode(load_problem(problem_path), mode)
     if backend is not None:
         check_backend(backend)
-    settings = SolverSettings(backend=backend or "clarabel", time_limit_s=time_limit, certify=certify)
+    settings = SolverSettings(
+        backend=backend or "clarabel",
+        time_limit_s=time_limit,
+        certify=certify,
+        switches=_switches(chosen, changes),
+        warm_start=None if warm_start is None else _warm_start(problem, warm_start),
+    )
+    if save_iterate is not None and not hasattr(chosen, "keeps_iterate"):
+        raise InputError(f"--save-iterate: solver {solver!r} keeps no iterate; native_sca and native_sca_log do")
     with interruptible() as interrupts:
         with Screen(stderr=True).progress(solver) as show:
             progress = None if show is None else lambda record: show(_progress_text(record))
             result = chosen.solve(problem, settings=settings, seed=seed, progress=progress)
         interrupts.armed = False
+        if save_iterate is not None and result.iterate is not None:
+            write_iterate(save_iterate, result.iterate)
         _deliver(problem, result, output, certify=certify, as_json=as_json)
     if result.interrupted:
         ctx.exit(130)
+
+
+def _list_switches(solver: Solver, *, as_json: bool) -> None:
+    """The switches of a solver with their defaults."""
+    from schedopt.solvers.switches import list_switches
+
+    defaults = list_switches(kind) if (kind := getattr(solver, "switches", None)) else {}
+    if as_json:
+        print_json(defaults)
+        return
+    for name, default in defaults.items():
+        Screen().line(f"{name} = {default}")
+    if not defaults:
+        Screen().line(f"solver {solver.name!r} has no switches")
+
+
+def _switches(solver: Solver, changes: tuple[str, ...]) -> dict[str, str]:
+    """``KEY=VALUE`` texts as a dict, checked against the solver's switches."""
+    from schedopt.solvers.switches import read_switches
+
+    found: dict[str, str] = {}
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise InputError(f"--set {change}: must be KEY=VALUE; '--set help' lists the switches of the solver")
+        if key in found:
+            raise InputError(f"--set {change}: {key} is given more than once")
+        found[key] = value
+    if found:
+        if not hasattr(solver, "switches"):
+            raise InputError(f"--set {changes[0]}: solver {solver.name!r} has no switches")
+        read_switches(solver.name, solver.switches, found)
+    return found
+
+
+def _warm_start(problem: Problem, path: str) -> Schedule:
+    """The schedule of a file, for this problem: devices and tasks are found by name. Raises InputError if one is missing."""
+    import numpy as np
+
+    from schedopt.io import load_schedule
+
+    file = load_schedule(path)
+    found = []
+    for kind, wanted, given in (("device", problem.devices, file.problem.devices), ("task", problem.tasks, file.problem.tasks)):
+        index = {item.name: k for k, item in enumerate(wanted)}
+        missing = [item.name for item in given if item.name not in index]
+        if missing:
+            raise InputError(f"{path}: {kind} {missing[0]!r} is not in the problem; a warm start needs the same names")
+        found.append(np.array([index[item.name] for item in given]))
+    schedule = file.schedule.replace(device=found[0][file.schedule.device], task=found[1][file.schedule.task])
+    if len(schedule) and int(schedule.end.max()) > problem.arrays.slots:
+        raise InputError(f"{path}: an assignment ends at instant {int(schedule.end.max())}; the problem has {problem.arrays.slots} slots")
+    return schedule
 
 
 def _with_mode(problem: Problem, mode: str | None) -> Problem:
@@ -164,6 +240,8 @@ def _print_tables(
     screen.line(f"lower bound   {_bound_text(result, certify)}")
     screen.line(f"energy        {number(evaluation.energy_j)} J")
     screen.line(f"solver        {_solver_text(result)}")
+    if result.reason:
+        screen.line(f"note          {result.reason}")
     head = ("task", "bound", "certified", "energy J", "assigned", "steps", "batch", "staleness: count")
     screen.table(head, _task_rows(problem, schedule, evaluation), left=(0, 7))
     if output not in (None, STDOUT):

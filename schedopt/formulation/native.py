@@ -82,6 +82,12 @@ class NativeProblem:
             return np.exp(v[self.blocks[f"log_{name}"]]) * self.scale[name]
         return v[self.blocks[name]] * self.scale[name]
 
+    def usable(self, schedule: Schedule) -> np.ndarray:
+        """Mask of the assignments whose device can train the task at all."""
+        known = np.zeros((self.problem.arrays.num_devices, self.problem.arrays.num_tasks), dtype=bool)
+        known[self.device, self.task] = True
+        return known[schedule.device, schedule.task]
+
     def point(self, schedule: Schedule) -> FloatArray:
         """The point of ``schedule``: every row holds if the schedule is feasible (to rounding), shape (n,).
 

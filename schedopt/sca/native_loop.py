@@ -12,7 +12,7 @@ multipliers, raised where a multiplier comes near; the price of z − z² ≤ 0 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -50,7 +50,7 @@ class NativeSettings:
     binary_most: float = 0.5
     #: scaled KKT residual at which a phase has converged
     tolerance: float = 1e-5
-    backend: str = "clarabel"
+    backend: str = field(default="clarabel", metadata={"switch": False})
 
     def __post_init__(self) -> None:
         for name, allowed in (("step_rule", STEP_RULES), ("surrogate", SURROGATES)):

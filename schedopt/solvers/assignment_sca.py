@@ -107,6 +107,9 @@ class _Run:
         candidates = build_candidates(self.problem)
         if self._trivial(candidates):
             return
+        if self.settings.warm_start is not None:
+            self._offer(repair(self.problem, self.settings.warm_start))
+            self.held.offer(self.settings.warm_start)
         try:
             relaxed = self._relax(candidates)
         except InfeasibleError:

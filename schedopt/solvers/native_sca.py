@@ -74,6 +74,7 @@ class NativeSca:
     #: whether monomials go through logarithms
     logs = False
     switches = NativeSwitches
+    keeps_iterate = True
 
     def solve(self, problem: Problem, *, settings: SolverSettings, seed: int = 0, progress: ProgressCallback | None = None) -> SolveResult:
         """Best schedule found; ``kkt_residual``: of the relaxation where the best start ended; ``iterate``: what to recompute it from."""
@@ -156,8 +157,9 @@ class _Run:
     def _start(self, number: int) -> FloatArray:
         """The starting point: warm, heuristic, spread or random."""
         if number == 0 and self.settings.warm_start is not None:
-            self.held.offer(self.settings.warm_start)
-            return self.native.point(self.settings.warm_start)
+            warm = self.settings.warm_start
+            self.held.offer(warm)
+            return self.native.point(warm.take(self.native.usable(warm)))
         kind = self.switches.start if number == 0 else "random"
         if kind == "heuristic":
             schedule = self._heuristic()

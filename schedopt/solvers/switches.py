@@ -18,7 +18,7 @@ _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 
 def read_switches(solver: str, kind: type[Switches], given: Mapping[str, str]) -> Switches:
     """``kind()`` with the fields in ``given`` changed. Raises :class:`~schedopt.errors.InputError`: key, value and what is allowed."""
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    fields = _fields(kind)
     values: dict[str, Any] = {}
     for key, text in given.items():
         if key not in fields:
@@ -34,7 +34,12 @@ def read_switches(solver: str, kind: type[Switches], given: Mapping[str, str]) -
 
 def list_switches(kind: type) -> dict[str, Any]:
     """Names and defaults of the switches of ``kind``."""
-    return {field.name: field.default for field in dataclasses.fields(kind)}
+    return {name: field.default for name, field in _fields(kind).items()}
+
+
+def _fields(kind: type) -> dict[str, dataclasses.Field[Any]]:
+    """Fields that users may set: all but those with ``metadata={"switch": False}``."""
+    return {field.name: field for field in dataclasses.fields(kind) if field.metadata.get("switch", True)}
 
 
 def _converted(solver: str, key: str, text: str, default: object) -> object:
