@@ -83,12 +83,12 @@ class Rows:
         moves[self.exp_row[free[self.exp_x]]] = True
         return moves
 
-    def curvature(self, row_weight: FloatArray, upper: FloatArray, v: FloatArray, size: FloatArray) -> FloatArray:
+    def curvature(self, row_weight: FloatArray, lower: FloatArray, upper: FloatArray, size: FloatArray) -> FloatArray:
         """Diagonal D ≥ 0 (shape (n,)) with Σ_r weight_r |f_r(v + d) − f_r(v) − ∇f_r(v) d| ≤ ½ Σ D d².
 
         |q dx dy| ≤ ½|q|(α dx² + dy²/α) with α = size_y/size_x, the ratio of the steps that are expected (any positive numbers do); an
-        exponential's remainder is bounded by its largest second derivative below ``upper``. Rows that are concave where only their
-        excess counts (−z² of a relaxed binary) have no remainder above the tangent and are left out.
+        exponential's remainder is bounded by its largest second derivative between ``lower`` and ``upper``. Rows that are concave where
+        only their excess counts (−z² of a relaxed binary) have no remainder above the tangent and are left out.
         """
         diagonal = np.zeros(self.linear.shape[1])
         concave = (self.x == self.y) & (self.factor < 0)
@@ -96,8 +96,8 @@ class Rows:
         ratio = size[self.y] / size[self.x]
         np.add.at(diagonal, self.x, weight * ratio)
         np.add.at(diagonal, self.y, weight / ratio)
-        largest = np.exp(np.maximum(self.exp_rate * upper[self.exp_x], self.exp_rate * v[self.exp_x]))
-        second = row_weight[self.exp_row] * np.abs(self.exp_factor) * self.exp_rate**2 * np.where(self.exp_rate > 0, largest, 1.0)
+        largest = np.exp(self.exp_rate * np.where(self.exp_rate > 0, upper[self.exp_x], lower[self.exp_x]))
+        second = row_weight[self.exp_row] * np.abs(self.exp_factor) * self.exp_rate**2 * largest
         np.add.at(diagonal, self.exp_x, second)
         return diagonal
 

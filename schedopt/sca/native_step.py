@@ -298,6 +298,6 @@ def _rows_group(name: str, program: Program, equality: bool, index: np.ndarray) 
         index,
         lambda v: rows.values(v)[index],
         lambda v: rows.jacobian(v)[index],
-        lambda weight, v, size: rows.curvature(weight, program.upper, v, size),
+        lambda weight, _, size: rows.curvature(weight, program.lower, program.upper, size),
         rows.convex_half,
     )
