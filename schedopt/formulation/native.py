@@ -542,7 +542,7 @@ def _bound_rows(build: _Build, equalities: RowBuilder, affine: RowBuilder, soft:
 
 
 def _quotients(build: _Build, affine: RowBuilder) -> QuotientRows:
-    """M/r ≤ S and 1/B ≤ b of every upload, d²/H ≤ participation of every task, and |h_i − λ_i H| ≤ off behind d."""
+    """M/r ≤ S and 1/B ≤ b of every upload, d²/H ≤ participation of every task that counts, and |h_i − λ_i H| ≤ off behind d."""
     b, a, pairs = build.blocks, build.a, build.task
     count = int(np.prod(build.shape))
     x, y, z = [np.full(count, -1)], [b["rate"].ravel()], [b["send"].ravel()]
@@ -563,8 +563,10 @@ def _quotients(build: _Build, affine: RowBuilder) -> QuotientRows:
         absent = a.aggregation_weight * a.dissimilarity
         absent = absent.sum(axis=0) - np.bincount(pairs, weights=absent[build.device, pairs], minlength=a.num_tasks)
         affine.linear(rows, b["h_total"], absent / build.off_unit)
-        x, y, z = [*x, b["distance"]], [*y, b["h_total"]], [*z, b["participation"]]
-        factor, names = [*factor, np.ones(a.num_tasks)], [*names, *(["participation"] * a.num_tasks)]
+        # a task that nothing is asked of may stay untrained, and d²/H would be 0/0
+        need = build.needed
+        x, y, z = [*x, b["distance"][need]], [*y, b["h_total"][need]], [*z, b["participation"][need]]
+        factor, names = [*factor, np.ones(len(need))], [*names, *(["participation"] * len(need))]
     return QuotientRows(*(np.concatenate(part) for part in (x, y, z, factor)), names=tuple(names))
 
 
