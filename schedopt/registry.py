@@ -29,6 +29,9 @@ SOLVERS: dict[str, str] = {
     "enumeration": "schedopt.solvers.enumeration:Enumeration",
 }
 
+#: Other names of the same solvers.
+ALIASES = {"assignment_sca": "sca"}
+
 #: name -> "module:class"; a class without arguments that keeps the protocol of :mod:`schedopt.bounds.base`
 BOUNDS: dict[str, str] = {
     "async_schedule": "schedopt.bounds.async_schedule:AsyncScheduleBound",
@@ -47,7 +50,7 @@ def bound_names() -> list[str]:
 
 def get_solver(name: str) -> Solver:
     """The solver called ``name``. Raises :class:`~schedopt.errors.InputError` that lists the names if there is none."""
-    return _load("solver", SOLVERS, name)
+    return _load("solver", SOLVERS, ALIASES.get(name, name))
 
 
 def get_bound(name: str) -> BoundEvaluator:

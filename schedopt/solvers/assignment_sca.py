@@ -8,6 +8,7 @@ the bound until the gap is proven. A feasible schedule is held from the first ma
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,9 +30,11 @@ from schedopt.schedule import Schedule
 from schedopt.solvers.base import Incumbent, ProgressCallback, SolverSettings, TimeLimitReached
 from schedopt.solvers.greedy_energy import GreedyEnergy
 from schedopt.solvers.random_feasible import RandomFeasible
+from schedopt.solvers.reasons import why_nothing
+from schedopt.solvers.switches import read_switches
 from schedopt.state import Merit, State, state_of
 
-__all__ = ["AssignmentSca"]
+__all__ = ["AssignmentSca", "AssignmentSwitches"]
 
 #: Masters of the relaxation at which a quick schedule is made of it.
 _EARLY = (1, 3, 6, 12)
@@ -40,22 +43,40 @@ _CUTS_CERTIFIED = 40
 _CUTS = 15
 #: The proof's points are worth a restart if their relaxed objective is better by this much (relative).
 _WORTH_RESTART = 2e-3
-_RESTARTS = 4
-#: Rounds of local moves before the proof, and after it.
-_SHORT, _LONG = 3, 30
-#: Kicks of the iterated local search: at most, and times the number of candidates.
-_MOST_KICKS = 20
+#: Kicks of the iterated local search times the number of candidates, at most.
 _KICK_WORK = 8_000
-#: Kicks in vain after which the search ends.
-_PATIENCE = 8
 #: Penalties of missed limits, as multiples of the relaxation's prices, tried in turn until none is missed.
 _PENALTY_FACTORS = (3.0, 10.0, 100.0, 1e4)
+
+
+@dataclass(frozen=True)
+class AssignmentSwitches:
+    """Switches of the default solver, each with its default and meaning."""
+
+    #: proximal weight of the masters, relative to the objective
+    prox_weight: float = 1e-3
+    #: relative gain of column generation, and relative progress, at which the relaxation ends
+    tolerance: float = 1e-4
+    #: rounds of local moves right after rounding, and after the proof
+    short_rounds: int = 3
+    long_rounds: int = 30
+    #: kicks of the iterated local search at most, and kicks in vain after which it ends
+    kicks: int = 20
+    patience: int = 8
+    #: restarts from better points that the proof comes across
+    restarts: int = 3
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 0:
+                raise ValueError(f"{name} = {value}; must be at least 0")
 
 
 class AssignmentSca:
     """Assignment-form SCA with column generation (``sca``)."""
 
     name = "sca"
+    switches = AssignmentSwitches
 
     def solve(self, problem: Problem, *, settings: SolverSettings, seed: int = 0, progress: ProgressCallback | None = None) -> SolveResult:
         """Best schedule found, with a proven lower bound; ``seed`` steers the kicks of the local search."""
@@ -64,7 +85,8 @@ class AssignmentSca:
         reason = unreachable_reason(problem)
         if reason is not None:
             return held.result(self.name, SolveStatus.INFEASIBLE, seed=seed, reason=reason)
-        run = _Run(problem, settings, held, np.random.default_rng(seed))
+        switches = read_switches(self.name, AssignmentSwitches, settings.switches)
+        run = _Run(problem, settings, switches, held, np.random.default_rng(seed))
         status = SolveStatus.SOLVED
         try:
             # an assignment whose numbers overflow costs infinitely much and drops out; the exact evaluator judges what is kept
@@ -77,7 +99,7 @@ class AssignmentSca:
         except InfeasibleError as error:
             status, run.reason = SolveStatus.INFEASIBLE, str(error)
         if held.schedule is None and not run.reason:
-            run.reason = run.why_nothing()
+            run.reason = why_nothing(problem, run.merit, run.best)
         return held.result(
             self.name,
             status,
@@ -92,8 +114,10 @@ class AssignmentSca:
 class _Run:
     """One solve: the phases and what they hand on."""
 
-    def __init__(self, problem: Problem, settings: SolverSettings, held: Incumbent, rng: np.random.Generator) -> None:
-        self.problem, self.settings, self.held, self.rng = problem, settings, held, rng
+    def __init__(
+        self, problem: Problem, settings: SolverSettings, switches: AssignmentSwitches, held: Incumbent, rng: np.random.Generator
+    ) -> None:
+        self.problem, self.settings, self.switches, self.held, self.rng = problem, settings, switches, held, rng
         self.reason = ""
         self.method: str | None = None
         #: first-order gap of the relaxed problem where the loop ended
@@ -124,7 +148,7 @@ class _Run:
         if self.best is None or self.held.schedule is None:
             return
         prover = Certifier(self.problem, candidates, relaxed.points, relaxed.pool, self.held.objective, backend=self.settings.backend)
-        for _ in range(_RESTARTS):
+        for _ in range(self.switches.restarts + 1):
             self._prove(prover, _CUTS_CERTIFIED if self.settings.certify else _CUTS)
             better = prover.best_point
             reached = min(relaxed_objective(self.problem, relaxed.point), self.held.objective)
@@ -133,29 +157,10 @@ class _Run:
             relaxed = self._relax(candidates, start=better, pool=prover.pool)
             self._make_schedule(candidates, relaxed)
         if self._open_gap() > 0.0:
-            self._polish(candidates, relaxed.point, _LONG)
+            self._polish(candidates, relaxed.point, self.switches.long_rounds, joint=True)
             self._kicks(candidates)
         if self.settings.certify:
             self._prove(prover, 100 * _CUTS_CERTIFIED)
-
-    def why_nothing(self) -> str:
-        """Why no schedule was found, from the best that was: which limit it misses, and by how much."""
-        names = ", ".join(repr(task.name) for task in self.problem.tasks[:5])
-        if self.best is None:
-            return f"no set of assignments for the tasks {names} could be given resources within every constraint"
-        evaluation = self.best.evaluation
-        missed = np.flatnonzero(self.merit.target_misses(evaluation) > 0)
-        if len(missed):
-            j = int(missed[0])
-            reached, target = evaluation.bound.total[j], self.problem.arrays.target[j]
-            name = self.problem.tasks[j].name
-            return f"none found, which is no proof: task {name!r} comes to a bound of {reached:.6g} at best, above its target {target:.6g}"
-        if self.merit.energy_miss(evaluation) > 0:
-            limit = self.problem.objective.total_energy_j
-            return f"training the tasks {names} took {evaluation.energy_j:.6g} J at least, above total_energy_j = {limit:.6g}"
-        untrained = np.flatnonzero(~np.isfinite(evaluation.bound.total))
-        name = self.problem.tasks[int(untrained[0])].name if len(untrained) else self.problem.tasks[0].name
-        return f"task {name!r}: no schedule was found that trains it beside the others within every constraint"
 
     def _open_gap(self) -> float:
         """What is left between the schedule held and the proven bound, beyond the gap asked for with certify."""
@@ -167,14 +172,14 @@ class _Run:
         self._dive(candidates, relaxed)
         if self.held.schedule is None:
             self._fall_back()
-        self._polish(candidates, relaxed.point, _SHORT)
+        self._polish(candidates, relaxed.point, self.switches.short_rounds)
 
     def _search_feasible(self, candidates: Candidates, point: MasterPoint) -> None:
         """No schedule meets the limits of the mode yet: search where missing them costs more and more."""
         for factor in _PENALTY_FACTORS:
             self._use_prices(point, factor)
             self._kicks(candidates, stop=lambda: self.held.schedule is not None)
-            self._polish(candidates, point, _LONG)
+            self._polish(candidates, point, self.switches.long_rounds, joint=True)
             if self.held.schedule is not None:
                 return
 
@@ -239,6 +244,8 @@ class _Run:
             candidates,
             backend=self.settings.backend,
             max_iterations=self.settings.max_iterations,
+            tolerance=self.switches.tolerance,
+            prox=self.switches.prox_weight,
             start=start,
             pool=pool,
             on_iteration=on_iteration,
@@ -255,7 +262,7 @@ class _Run:
             self._offer(repair(self.problem, round_columns(self.problem, candidates, *dived)))
         self._tick("round")
 
-    def _polish(self, candidates: Candidates, point: MasterPoint, rounds: int) -> None:
+    def _polish(self, candidates: Candidates, point: MasterPoint, rounds: int, *, joint: bool = False) -> None:
         for factor in _PENALTY_FACTORS:
             if self.best is None:
                 return
@@ -266,7 +273,7 @@ class _Run:
                 self.best,
                 self.merit,
                 max_rounds=rounds,
-                joint=rounds == _LONG,
+                joint=joint,
                 on_move=self.held.check_time,
                 on_improvement=self._offer,
             )
@@ -280,10 +287,10 @@ class _Run:
         """Iterated local search: the fewer candidates there are, the coarser the relaxation, and the more kicks can be afforded."""
         seen: set[bytes] = set()
         vain = 0
-        for _ in range(min(_MOST_KICKS, _KICK_WORK // len(candidates))):
+        for _ in range(min(self.switches.kicks, _KICK_WORK // len(candidates))):
             self._tick("kick")
             vain += 1
-            if vain > _PATIENCE or stop():
+            if vain > self.switches.patience or stop():
                 break
             moved = kick(self.problem, candidates, self.best, self.merit, self.rng)
             if moved is None or not np.isfinite(self.merit(moved)):

@@ -31,6 +31,7 @@ from schedopt.schedule import Schedule
 from schedopt.solvers.base import Incumbent, ProgressCallback, SolverSettings, TimeLimitReached
 from schedopt.solvers.greedy_energy import GreedyEnergy
 from schedopt.solvers.random_feasible import RandomFeasible
+from schedopt.solvers.reasons import why_nothing
 from schedopt.solvers.switches import read_switches
 from schedopt.state import Merit, State, state_of
 
@@ -94,7 +95,7 @@ class NativeSca:
         except KeyboardInterrupt:
             status = SolveStatus.INTERRUPTED
         if held.schedule is None:
-            run.notes.append("no rounding of the relaxed points gave a feasible schedule, which proves nothing; try --solver sca")
+            run.notes.insert(0, run.why_nothing())
         return held.result(
             self.name, status, seed=seed, reason="; ".join(run.notes), backend=settings.backend,
             kkt_residual=run.residual, iterate=run.iterate, timings=dict(run.timings), details=run.details,
@@ -119,6 +120,7 @@ class _Run:
     rng: np.random.Generator
     logs: bool
     notes: list[str] = field(default_factory=list)
+    best: State | None = None
     residual: float | None = None
     iterate: NativeIterate | None = None
     timings: dict[str, float] = field(default_factory=dict)
@@ -181,6 +183,12 @@ class _Run:
     def _time_left(self) -> float | None:
         limit = self.settings.time_limit_s
         return None if limit is None else max(limit - self.held.elapsed_s, 1e-3)
+
+    def why_nothing(self) -> str:
+        """What the roundings missed."""
+        names = ", ".join(repr(task.name) for task in self.problem.tasks[:5])
+        known = hasattr(self, "merit")
+        return why_nothing(self.problem, self.merit, self.best) if known else f"no candidate assignment for the tasks {names}"
 
     def _tick(self, phase: str) -> None:
         self.held.record(phase)
@@ -252,6 +260,8 @@ class _Run:
         if state is None:
             return best
         self.held.offer(state.schedule)
+        if self.best is None or self.merit(state) < self.merit(self.best):
+            self.best = state
         return state if best is None or self.merit(state) < self.merit(best) else best
 
     def _resources(self, loop: NativeLoop, state: State) -> State:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -30,6 +31,15 @@ MODES = ("weighted", "min_energy", "min_bound")
 #: Random search is as long as it is told to be, and so is column generation. The time limit is far beyond what any of these problems
 #: takes: it ends a solver that has lost its way, whose status then is not the one expected.
 SETTINGS = SolverSettings(max_iterations=12, time_limit_s=120.0)
+#: What the default solver does after its proof repeats what it did before, longer and from other starts.
+SHORT = {"sca": {"kicks": "1", "long_rounds": "2", "restarts": "0"}}
+SHORT |= dict.fromkeys(("native_sca", "native_sca_log"), {"relaxed_iterations": "6", "binary_iterations": "3", "samples": "1"})
+
+
+def settings_of(solver: str) -> SolverSettings:
+    """Short searches."""
+    return replace(SETTINGS, switches=SHORT.get(solver, {}))
+
 
 
 # --- 50 problems -----------------------------------------------------------------------------------------------------------------------
@@ -114,7 +124,7 @@ def outcome(solver: str, name: str) -> SolveResult:
     """The solver's result; the problem must be as it was."""
     problem = problem_of(name)
     before, arrays = problem.model_dump_json(), {key: np.copy(value) for key, value in vars(problem.arrays).items()}
-    result = solve(problem, solver=solver, settings=SETTINGS, seed=7)
+    result = solve(problem, solver=solver, settings=settings_of(solver), seed=7)
     assert problem.model_dump_json() == before
     for key, value in arrays.items():
         assert np.array_equal(getattr(problem.arrays, key), value), key
@@ -135,12 +145,8 @@ def test_there_are_fifty_problems_of_every_kind() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _short_searches() -> Iterator[None]:
-    """What the default solver does after its proof repeats what it did before, longer and from other starts; and the heuristics search
-    more of the same grids: a little of both is enough here."""
+    """The heuristics search more of the same grids: a little is enough here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("schedopt.solvers.assignment_sca._MOST_KICKS", 1)
-        patch.setattr("schedopt.solvers.assignment_sca._LONG", 2)
-        patch.setattr("schedopt.solvers.assignment_sca._RESTARTS", 1)
         patch.setattr("schedopt.solvers.heuristics.REFINED", 2)
         yield
 
@@ -226,7 +232,7 @@ def test_equal_seeds_give_equal_files(solver: str) -> None:
     for name in names:
         first = outcome(solver, name)
         problem = PROBLEMS[name]()  # not the object that has been solved before
-        second = solve(problem, solver=solver, settings=SETTINGS, seed=7)
+        second = solve(problem, solver=solver, settings=settings_of(solver), seed=7)
         assert (first.schedule is None) == (second.schedule is None)
         if first.schedule is not None:
             assert text_without_times(problem, first) == text_without_times(problem, second)
@@ -252,7 +258,7 @@ def test_interruption_returns_the_best_so_far(solver: str, after: int) -> None:
         if len(seen) == after:
             raise KeyboardInterrupt
 
-    result = solve(problem, solver=solver, settings=SETTINGS, seed=7, progress=interrupt)
+    result = solve(problem, solver=solver, settings=settings_of(solver), seed=7, progress=interrupt)
     assert seen
     if len(seen) < after:  # it was done before
         assert result.status is SolveStatus.SOLVED
@@ -280,7 +286,7 @@ def test_a_tiny_time_limit_is_a_status_not_an_error(solver: str) -> None:
 def test_history_is_what_progress_saw(solver: str) -> None:
     """Objectives never rise, lower bounds never fall, and times run forward."""
     seen: list[IterationRecord] = []
-    result = solve(problem_of("tiny-0"), solver=solver, settings=SETTINGS, seed=7, progress=seen.append)
+    result = solve(problem_of("tiny-0"), solver=solver, settings=settings_of(solver), seed=7, progress=seen.append)
     assert list(result.history) == seen and seen
     for field, sign in (("objective", -1), ("lower_bound", 1), ("elapsed_s", 1), ("iteration", 1)):
         values = [getattr(record, field) for record in seen]
