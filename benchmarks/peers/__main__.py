@@ -9,15 +9,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from benchmarks.arguments import INTERRUPTED, check_results_file, positive
-from benchmarks.cases import PROBLEMS
+from benchmarks.arguments import INTERRUPTED, check_results_file, load_named, positive
 from benchmarks.peers.model import require_weighted
 from benchmarks.peers.registry import PEERS
 from benchmarks.peers.table import Settings, compare, print_comparison, results_text
-from schedopt.errors import InputError, SchedOptError
-from schedopt.io import load_problem, write_text
+from schedopt.errors import SchedOptError
+from schedopt.io import write_text
 from schedopt.problem import Problem
 
 __all__ = ["main"]
@@ -37,10 +35,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _load(name: str) -> Problem:
-    known = PROBLEMS / f"{name}.json"
-    if not known.is_file() and not Path(name).is_file():
-        raise InputError(f"problem = {name!r}; must be a file or one of {', '.join(sorted(path.stem for path in PROBLEMS.glob('*.json')))}")
-    problem = load_problem(known if known.is_file() else name)
+    problem = load_named(name)
     require_weighted(problem)
     return problem
 
