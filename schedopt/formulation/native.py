@@ -50,6 +50,8 @@ _TENSORS = ("receive", "upload", "steps", "batch", "freq", "power", "bandwidth")
 #: What describes an upload that may or may not happen.
 _UNGATED = (*_TENSORS[2:], "compute", "send", "rate", "upload_energy", "inverse_batch", "samples", "work_freq", "progress", "progress2")
 _UNGATED += ("log_steps", "log_batch", "log_freq", "log_compute", "log_energy", "compute_energy")
+#: Affine rows Σ upload · use ≤ 1.
+_LIMITS = ("band", "energy budget", "total energy")
 #: Smallest H_j, relative to the most that could be trained; below, a task counts as untrained and its bound would be infinite.
 _LEAST_H = 1e-4
 
@@ -117,7 +119,8 @@ class NativeProblem:
     def spread(self, rng: np.random.Generator | None = None) -> FloatArray:
         """A fractional point: every device shared by its tasks, an assignment begun and ended in every slot, middling resources.
 
-        With ``rng`` shares and resources are random. The rows that define auxiliary variables hold, those of the problem need not.
+        Shares are smaller where band or energy would not suffice. With ``rng`` shares and resources are random. The rows that define
+        auxiliary variables hold, and the limits of band and energy; deadlines and conditions need not.
         """
         shape = self.blocks["receive"].shape
         mates = np.bincount(self.device, minlength=self.problem.arrays.num_devices)[self.device][:, None]
@@ -130,7 +133,14 @@ class NativeProblem:
             low, high = program.lower[index], np.minimum(program.upper[index], 4.0)
             scaled = low + (np.maximum(high, low) - low) * middle
             values[name] = (np.exp(scaled) if self.logs and name in ("batch", "freq") else scaled) * self.scale[name]
-        return self.complete(values)
+        v = self.complete(values)
+        # the convex rows, which iterations keep but do not mend, must hold: what they limit is in proportion to the flow
+        limits = np.array([name in _LIMITS for name in program.affine.names], dtype=bool)
+        used = 1.0 + float(program.affine.values(v)[limits].max(initial=-1.0))
+        if used > 1.0:
+            flow = flow * (1.0 - 1e-9) / used
+            v = self.complete({**values, "receive": flow, "upload": flow})
+        return v
 
     def restored(self, v: FloatArray) -> FloatArray:
         """``v`` with the same tensors and auxiliary variables that are consistent with them."""
@@ -394,9 +404,7 @@ def _time_and_energy_rows(build: _Build, affine: RowBuilder, hard: RowBuilder, s
         affine.linear(np.full((np.count_nonzero(mine), a.slots), row), energy[mine], build.energy_unit[mine] / a.energy_budget_j[i])
 
 
-def _monomials_by_products(
-    build: _Build, soft: RowBuilder, energy_rows: IntArray, per_cycle: FloatArray, slowness: FloatArray
-) -> None:
+def _monomials_by_products(build: _Build, soft: RowBuilder, energy_rows: IntArray, per_cycle: FloatArray, slowness: FloatArray) -> None:
     """y ≥ e B, T f ≥ c y, F ≥ y f, and ½ κ c F f of the energy."""
     b, shape, count = build.blocks, build.shape, int(np.prod(build.shape))
     unit = build.of_task(build.limit) * build.batch_unit
