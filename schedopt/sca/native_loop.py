@@ -88,6 +88,8 @@ _MOST_CURVATURE, _STALL = 1e7, 15
 _LEAST_CURVATURE, _NOTICED_CURVATURE = 1e-6, 1e-3
 #: Share of the promise that one row may miss before its curvature is raised, and the share that must be kept to take a step.
 _ROW_SHARE, _FAIR_SHARE = 0.1, 0.05
+#: Promises below this, relative to the merit, are within the accuracy of the backends.
+_NOISE = 1e-7
 #: Share of the promise at which curvature may fall.
 _GOOD_SHARE = 0.6
 #: Binaries this near to 0 or 1 are whole.
@@ -288,6 +290,11 @@ class NativeLoop:
 
     def _adapt_curvature(self, step: Step, promised: float, share: float, taken: bool) -> None:
         """Rows that are missed by more than the model said get more curvature, all others less when the step was good."""
+        if not taken and promised < _NOISE * max(1.0, abs(step.model)):
+            # what the model promises drowns in the backend's accuracy: it is too curved to see further, not too flat to be trusted
+            self.omega = np.maximum(self.omega / 30.0, _LEAST_CURVATURE)
+            self.prox = max(self.prox / 30.0, 1e-2 * self.settings.least_prox)
+            return
         if taken and share > _GOOD_SHARE:
             self.omega = np.maximum(self.omega / 3.0, _LEAST_CURVATURE)
         else:
