@@ -56,7 +56,8 @@ def kkt_residual(program: Program, v: FloatArray, multipliers: Multipliers, *, i
         if not name.endswith("_equalities"):
             off = np.abs(np.minimum(multiplier, -rows.values(v)))
             complementarity = max(complementarity, float((off[kept] if name == "nonconvex_inequalities" else off).max(initial=0.0)))
-    scale = max(1.0, float(np.concatenate(everything).mean()) / 100.0)
+    sizes = np.concatenate(everything)
+    scale = max(1.0, float(sizes.sum()) / max(len(sizes), 1) / 100.0)
     projected = v - np.clip(v - gradient, program.lower, program.upper)
     feasibility = max(program.violations(v, kept).values())
     return KktResidual(float(np.abs(projected).max(initial=0.0)) / scale, complementarity / scale, feasibility)
@@ -84,7 +85,9 @@ def least_multipliers(program: Program, v: FloatArray, multipliers: Multipliers)
     _, first = np.unique(column, return_index=True)
     single = np.zeros(len(rows), dtype=bool)
     single[first] = True
-    use = at_zero & single & (np.bincount(column, minlength=len(v))[column] == 1)
+    # a row with slack needs no multiplier, wherever its variable is
+    vanished = np.abs(program.nonconvex_inequalities.values(v)[rows]) <= _VANISHED * (1.0 + np.abs(slope))
+    use = at_zero & vanished & single & (np.bincount(column, minlength=len(v))[column] == 1)
     rows, column, slope = rows[use], column[use], slope[use]
     gradient = _gradient(program, v, multipliers)[column]
     changed = multipliers.nonconvex_inequalities.copy()
