@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,11 @@ from benchmarks import __main__ as command
 from benchmarks import drivers
 from benchmarks.cases import CASES, Case
 from benchmarks.drivers import Settings, run_cases, seconds_to_gap
+from benchmarks.iteration import __main__ as iteration_command
+from benchmarks.iteration.ways import Direct, Dpp, OwnSettings, ScalarLoop, Vectorised
 from benchmarks.output import results_text
+from benchmarks.solvers import __main__ as solvers_command
+from benchmarks.solvers.profile import PARTS
 from benchmarks.variants import variant
 from schedopt.io import save_problem
 from schedopt.result import IterationRecord, SolveResult, SolveStatus
@@ -118,3 +124,75 @@ def test_seconds_to_gap() -> None:
     records = [IterationRecord(k, float(k), 10.0, bound, "") for k, bound in enumerate((-np.inf, 9.0, 9.85, 9.9))]
     assert seconds_to_gap(records, 0.02) == 2.0
     assert seconds_to_gap(records[:2], 0.02) is None
+
+
+@pytest.fixture
+def tiny_file(tmp_path: Path) -> Path:
+    """A tiny problem in a file."""
+    path = tmp_path / "problem.json"
+    save_problem(path, tiny_problem(np.random.default_rng(5), 2, 1, 3, max_steps=2))
+    return path
+
+
+def test_all_ways_of_modelling_an_iteration_have_the_same_optimum(tiny_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tiny_file.parent / "iteration.json"
+    code = iteration_command.main(["--problems", str(tiny_file), "--count", "2", "--iterations", "5", "-o", str(output)])
+    printed, told = capsys.readouterr()
+    assert code == 0, told
+    (timing,) = json.loads(output.read_text())["problems"]
+    ways = [Direct.name, Vectorised.name, OwnSettings.name, Dpp.name, ScalarLoop.name]
+    assert timing["skipped"] == {}
+    assert list(timing["disagreement"]) == ways
+    assert max(timing["disagreement"].values()) < 1e-4
+    # the scalar loops get one subproblem unless more are asked for
+    assert [sum(sample["way"] == way for sample in timing["samples"]) for way in ways] == [2, 2, 2, 2, 1]
+    assert all(sample[part] > 0 for sample in timing["samples"] for part in ("build_s", "canonicalise_s", "solve_s"))
+    assert timing["setup_s"][Dpp.name] > 0
+    assert "outside the solver" in printed
+
+
+def test_optima_that_differ_are_an_error(tiny_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    right = Vectorised.canonicalise_and_solve
+    monkeypatch.setattr(Vectorised, "canonicalise_and_solve", lambda way: right(way) + 1e-5)
+    assert iteration_command.main(["--problems", str(tiny_file), "--count", "1", "--iterations", "3", "--ways", "vectorised"]) == 1
+    assert "cvxpy, vectorised, rebuilt finds" in capsys.readouterr().err
+
+
+def test_parameters_beyond_the_memory_are_not_compiled(tiny_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--problems", str(tiny_file), "--count", "1", "--iterations", "3", "--ways", "dpp", "--memory", "1e-6"]
+    assert iteration_command.main(arguments) == 0
+    assert "not measured at this size: cvxpy, parameters (DPP)" in capsys.readouterr().out
+
+
+def test_solver_variants_side_by_side(tiny_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output, picture = tiny_file.parent / "solvers.json", tiny_file.parent / "solvers.png"
+    arguments = ["--problems", str(tiny_file), "--variants", "native_sca", "no_polish", "greedy_energy", "-o", str(output)]
+    if find_spec("matplotlib"):
+        arguments += ["--plot", str(picture)]
+    assert solvers_command.main(arguments) == 0
+    (result,) = json.loads(output.read_text())["problems"]
+    rows = {row["variant"]: row for row in result["rows"]}
+    assert result["best"] == min(row["objective"] for row in rows.values())
+    assert all(row["feasible"] for row in rows.values())
+    native = rows["native_sca"]
+    assert native["excess"] >= 0
+    assert all(native["parts_s"][part] > 0 for part in PARTS)
+    assert rows["no_polish"]["parts_s"]["polish"] == 0
+    assert sum(native["parts_s"].values()) == pytest.approx(native["wall_s"], rel=0.05)
+    assert len(native["trace"]["residual"]) == len(native["trace"]["merit"]) > 0
+    assert native["gap_rounded"] == pytest.approx((native["rounded"] - native["relaxed"]) / native["rounded"])
+    assert min(native["trace"]["residual"]) <= native["relaxed_residual"] * (1 + 1e-9)
+    assert not find_spec("matplotlib") or picture.read_bytes().startswith(b"\x89PNG")
+    assert "KKT relaxed" in capsys.readouterr().out
+
+
+def test_pictures_need_matplotlib(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("benchmarks.solvers.plot.find_spec", lambda name: None)
+    assert solvers_command.main(["--plot", "out.png"]) == 2
+    assert "pip install 'schedopt[report]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("main", [iteration_command.main, solvers_command.main])
+def test_unknown_problem_is_a_usage_error(main: Callable[[Sequence[str]], int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--problems", "no_such_problem"]) == 2
+    assert "no_such_problem" in capsys.readouterr().err
