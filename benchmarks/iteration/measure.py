@@ -22,8 +22,8 @@ __all__ = ["AGREEMENT", "WAYS", "Sample", "Settings", "Timing", "measure"]
 AGREEMENT = 1e-6
 #: Where cvxpy's settings decide, its accuracy does; the loosest of its statuses allows this much.
 OWN_AGREEMENT = 1e-4
-#: Bytes that cvxpy needs to compile parameters, per variable of the conic program and parameter (measured with cvxpy 1.9).
-DPP_BYTES = 65
+#: Bytes that cvxpy needs to compile parameters, per variable of the conic program and parameter (2.6 GB on small_4dev_2task, cvxpy 1.9).
+DPP_BYTES = 17
 WAYS = ("direct", "vectorised", "own-settings", "dpp", "scalar")
 
 
