@@ -37,6 +37,8 @@ class NativeSettings:
     step_rule: str = "adaptive"
     #: ``halves``: second-order terms by multipliers, with adaptive curvature; ``majorant``: the diagonal bound alone
     surrogate: str = "halves"
+    #: keep rates (and exponentials) as exponential cones instead of linearising them; not with ECOS, which cannot mix them with others
+    rate_cones: bool = False
     #: c of the diminishing rule
     diminish: float = 1e-3
     #: longest stretch of a step, in doublings (adaptive)
@@ -132,7 +134,7 @@ class NativeLoop:
         self.residual: KktResidual | None = None
         self.binary_rows = np.array([name.startswith("binary") for name in program.nonconvex_inequalities.names], dtype=bool)
         self._subproblems: dict[bool, Subproblem] = {}
-        self._use(exponential=settings.backend == "scs")
+        self._use(exponential=settings.rate_cones and settings.backend != "ecos")
         self.penalty = np.where(self.is_binary, 0.0, 10.0)
         self.price = 0.0
         self._renew(start)
