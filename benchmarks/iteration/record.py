@@ -50,6 +50,8 @@ def record(problem: Problem, count: int, iterations: int) -> Recording:
     start = native.spread() if heuristic is None or not len(heuristic) else native.point(heuristic)
     # a tolerance out of reach: the loop goes on as long as it is asked to
     loop = NativeLoop(native.program, start, native.binaries, NativeSettings(tolerance=1e-12), restore=native.restored)
+    if loop.sub.exponential:
+        raise InputError("exponential cones; the models to compare with know linear and second-order cones alone")
     seen, solve_s, ends = [], [], []
     solve = loop.sub.solve
 

@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.solvers.run import Comparison, Row
@@ -75,7 +76,10 @@ def _bounds(axis: Any, result: Comparison) -> None:
     for label, value, dashes in lines:
         if value is not None:
             axis.axhline(value, color="black", linestyle=dashes, linewidth=0.9, label=label)
-    values = sorted(value for row in result.rows for value in (row.trace.merit or row.trace.objective))
+    series = [row.trace.merit or row.trace.objective for row in result.rows]
+    values = [value for values in series for value in values]
     if values and result.best:
-        low, high = min(values[0], *(v for _, v, _ in lines if v is not None)), values[int(0.95 * (len(values) - 1))]
+        low = min(*values, *(value for _, value, _ in lines if value is not None))
+        # half of the variants begin within the picture
+        high = max(median(values[0] for values in series if values), low + 1.1 * (result.best - low))
         axis.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
