@@ -33,8 +33,9 @@ def interval_weights(receive: FloatArray, upload: FloatArray) -> tuple[IntArray,
                 left, waiting[0][1] = left - part, waiting[0][1] - part
                 if waiting[0][1] <= _NOTHING:
                     waiting.pop(0)
-    pair, start, end, weight = (np.array(column) for column in zip(*found, strict=True)) if found else (np.zeros(0),) * 4
-    return pair.astype(int), start.astype(int), end.astype(int), weight.astype(float)
+    table = np.array(found, dtype=float).reshape(-1, 4)
+    whole = table[:, :3].astype(np.int64)
+    return whole[:, 0], whole[:, 1], whole[:, 2], table[:, 3]
 
 
 def round_native(native: NativeProblem, candidates: Candidates, v: FloatArray, rng: np.random.Generator | None = None) -> Schedule:
