@@ -21,7 +21,7 @@ from schedopt.problem import FloatArray
 from schedopt.sca.kkt import KktResidual, kkt_residual, least_multipliers
 from schedopt.sca.native_step import Multipliers, Step, Subproblem
 
-__all__ = ["NativeLoop", "NativeRecord", "NativeSettings"]
+__all__ = ["REACHED", "NativeLoop", "NativeRecord", "NativeSettings"]
 
 STEP_RULES = ("adaptive", "diminishing")
 SURROGATES = ("halves", "majorant")
@@ -61,6 +61,10 @@ class NativeSettings:
         for name in ("prox_weight", "least_prox", "diminish", "penalty_floor", "binary_price", "binary_most", "tolerance"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} = {getattr(self, name)}; must be positive")
+        if not self.diminish < 1:
+            raise ValueError(f"diminish = {self.diminish}; must be below 1")
+        if self.doublings < 0:
+            raise ValueError(f"doublings = {self.doublings}; must be at least 0")
         for name in ("penalty_factor", "binary_growth"):
             if not getattr(self, name) > 1:
                 raise ValueError(f"{name} = {getattr(self, name)}; must be above 1")
@@ -94,6 +98,8 @@ _ROW_SHARE, _FAIR_SHARE = 0.1, 0.05
 _NOISE = 1e-7
 #: Share of the promise at which curvature may fall.
 _GOOD_SHARE = 0.6
+#: How a phase ends that has converged.
+REACHED = "KKT residual reached"
 #: Binaries this near to 0 or 1 are whole.
 WHOLE = 1e-6
 #: Penalties are set from the multipliers after these steps of a phase, and later only raised.
@@ -105,6 +111,8 @@ _STUCK, _AT_BOUND = 1e-3, 1e-6
 _SHORT_STEP, _SLOW, _FORGET = 0.3, 0.03, 0.3
 #: Steps that restoration or stretching propose may miss convex rows by this much.
 _CONVEX_TOLERANCE = 1e-8
+#: Violations of convex rows beyond what a backend leaves.
+_MATERIAL = 1e-4
 #: Backends tried in turn after the chosen one has failed numerically.
 FALLBACKS = ("clarabel", "scs")
 
@@ -170,6 +178,18 @@ class NativeLoop:
     def phase(self, name: str, iterations: int) -> str:
         """Iterate until the residual is reached, nothing moves, or ``iterations``; why it ended."""
         self._renew(self.point)
+        ended = self._iterate(name, iterations)
+        if ended != REACHED and self.multipliers is not None:
+            # steps may have been stretched or shortened: what is reported belongs to where the phase ended
+            self.multipliers = least_multipliers(self.program, self.point, self.multipliers)
+            self.residual = kkt_residual(self.program, self.point, self.multipliers, ignore=self._ignored(name))
+        return ended
+
+    def _ignored(self, phase: str) -> np.ndarray | None:
+        """Rows that are no part of what a phase solves."""
+        return self.binary_rows if phase != "binary" else None
+
+    def _iterate(self, name: str, iterations: int) -> str:
         for _ in range(iterations):
             if name == "binary":
                 self._raise_price()
@@ -180,7 +200,7 @@ class NativeLoop:
             if residual.total <= self.settings.tolerance:
                 self._record(name, point, residual, True, backend)
                 self.point, self.multipliers, self.residual = point, multipliers, residual
-                return "KKT residual reached"
+                return REACHED
             self._accept(replace(step, multipliers=multipliers), name, residual, backend)
             if self.untaken >= _STALL or self.omega.max() > _MOST_CURVATURE:
                 return "the merit could not be lowered any more"
@@ -193,9 +213,8 @@ class NativeLoop:
             restored = self.restore(step.point)
             if self._convex_violation(restored) <= max(_CONVEX_TOLERANCE, self._convex_violation(step.point)):
                 points.append(restored)
-        ignored = self.binary_rows if phase != "binary" else None
         multipliers = [least_multipliers(self.program, point, step.multipliers) for point in points]
-        residuals = [kkt_residual(self.program, *pair, ignore=ignored) for pair in zip(points, multipliers, strict=True)]
+        residuals = [kkt_residual(self.program, *pair, ignore=self._ignored(phase)) for pair in zip(points, multipliers, strict=True)]
         best = int(np.argmin([residual.total for residual in residuals]))
         return points[best], multipliers[best], residuals[best]
 
@@ -234,7 +253,11 @@ class NativeLoop:
         v, adaptive = self.point, self.settings.step_rule == "adaptive"
         before = self.sub.merit(v, self.penalty)
         promised = before - step.model
-        if adaptive:
+        mends = self._convex_violation(v) > _MATERIAL
+        if mends:
+            # the start lies outside the convex rows, which the merit does not know: the first step goes inside, whatever it costs
+            point, after, taken = step.point, self.sub.merit(step.point, self.penalty), True
+        elif adaptive:
             point, after = self._best_along(step)
             taken = before - after >= _FAIR_SHARE * promised and after < before
             self._adapt_curvature(step, promised, (before - after) / promised if promised > 0 else 0.0, taken)
@@ -245,7 +268,7 @@ class NativeLoop:
             self.step_length *= 1.0 - self.settings.diminish * self.step_length
             if not taken:
                 self.omega = self.omega * 4.0
-        self._record(phase, point, residual, taken, backend, before, after)
+        self._record("mend" if mends else phase, point, residual, taken, backend, before, after)
         self.untaken = 0 if taken else self.untaken + 1
         if taken:
             self.point, self.multipliers, self.residual = point, step.multipliers, residual

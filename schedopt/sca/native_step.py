@@ -6,7 +6,8 @@ At v_m, in the step d = v − v_m, with convex rows kept and the other rows f li
 
 C is the convex half of the rows' second-order terms, weighted by their multipliers (a product's is ¼|λ|(dx ± dy)²: the concave half of
 xy = ¼(x + y)² − ¼(x − y)² is linearised). D is the proximal weight plus ω times a bound of the rows' curvature weighted by μ: with ω ≥ 1
-the model lies above the merit c·v + μ·(violations) and touches it at v_m to first order, a majorant. −z² of the binaries is concave and
+the model lies above the merit c·v + μ·(violations) and touches it at v_m to first order, a majorant (without exponential cones: near
+v_m, for the curvature of a rate has no bound over all widths). −z² of the binaries is concave and
 needs none. Smaller ω takes longer steps, which the loop then checks on the merit.
 
 Convex rows are affine rows, second-order cones (quotients) and exponential cones (rates, exponentials). For a backend that cannot mix the
@@ -25,7 +26,11 @@ from schedopt.formulation.nlp import Program
 from schedopt.problem import FloatArray
 from schedopt.sca.direct import Cone, ConicData, solve_direct
 
-__all__ = ["Multipliers", "Penalised", "Step", "Subproblem"]
+__all__ = ["ROUNDING", "Multipliers", "Penalised", "Step", "Subproblem"]
+
+
+#: Violations of convex rows up to this are rounding.
+ROUNDING = 1e-7
 
 
 @dataclass(frozen=True)
@@ -191,8 +196,9 @@ class Subproblem:
                 moving, moving_b = [*moving, -jacobian - slack], [*moving_b, value]
             at += len(group)
         affine = p.affine.linear[self._flat] @ v + p.affine.constant[self._flat]
-        # an iterate may miss a convex row by rounding: it may then stay where it is
-        kept = [np.maximum(part, 0.0) for part in (-affine, v[self._low] - p.lower[self._low], p.upper[self._high] - v[self._high])]
+        # an iterate may miss a convex row by rounding, and may then stay where it is; by more, and the step must mend it
+        room = (-affine, v[self._low] - p.lower[self._low], p.upper[self._high] - v[self._high])
+        kept = [np.where(part > -ROUNDING, np.maximum(part, 0.0), part) for part in room]
         wide = np.concatenate([v, np.zeros(self.rows)])
         (quotient, quotient_b), (curved, curved_b) = self._quotient_cones(v), self._exponential_cones(v)
         matrix = sp.vstack([*self._fixed, *moving, quotient, curved], format="csc")
