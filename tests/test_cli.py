@@ -177,8 +177,10 @@ def test_entry_points_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_registry() -> None:
-    assert registry.solver_names()[:6] == ["sca", "round_robin", "random_feasible", "synchronous", "greedy_energy", "enumeration"]
-    with pytest.raises(InputError, match="solver = 'simplex'; must be one of sca, round_robin, "):
+    ours = ["sca", "native_sca", "native_sca_log", "round_robin", "random_feasible", "synchronous", "greedy_energy", "enumeration"]
+    assert registry.solver_names()[: len(ours)] == ours
+    assert registry.get_solver("assignment_sca").name == "sca"
+    with pytest.raises(InputError, match="solver = 'simplex'; must be one of sca, native_sca, "):
         registry.get_solver("simplex")
     with pytest.raises(InputError, match="bound = 'x'; must be one of async_schedule"):
         registry.get_bound("x")
@@ -278,7 +280,7 @@ def test_solve_endings() -> None:
     assert refusal(*base, "failing", code=4) == "backend scs failed: numerical trouble"
     assert refusal(*base, "interrupted_early", code=130) == "interrupted"
     assert refusal(*base, "keyboard_interrupted", code=130) == "interrupted"
-    assert refusal(*base, "simplex").startswith("solver = 'simplex'; must be one of sca, round_robin")
+    assert refusal(*base, "simplex").startswith("solver = 'simplex'; must be one of sca, native_sca")
     assert Path("out.json").read_text() == "precious"
     document = run_json(*base, "infeasible", code=3)
     assert document == {"error": "infeasible: no device can ever reach task svhn", "exit_code": 3}
@@ -432,6 +434,36 @@ def test_poor_terminal_encoding() -> None:
     output, error = process.communicate(timeout=30)
     assert (process.returncode, error) == (0, "")
     assert output.startswith("caf\\xe9 \\u03a8: valid problem")
+
+
+def test_switches_are_listed_set_and_refused() -> None:
+    assert "prox_weight = 0.001\n" in run("solve", "p.json", "--solver", "native_sca", "--set", "help").stdout
+    assert run_json("solve", "p.json", "--set", "help")["kicks"] == 20
+    assert "has no switches" in run("solve", "p.json", "--solver", "greedy_energy", "--set", "help").stdout
+    native = ("solve", "p.json", "--solver", "native_sca", "--set")
+    assert refusal(*native, "prox_wait=1") == "switch prox_wait of solver 'native_sca': there is none of that name; prox_weight?"
+    assert refusal(*native, "prox_weight=-1") == "switch of solver 'native_sca': prox_weight = -1.0; must be positive"
+    assert refusal(*native, "starts=two") == "switch starts of solver 'native_sca' = 'two'; must be a whole number"
+    assert "must be KEY=VALUE" in refusal(*native, "starts")
+    assert "starts is given more than once" in refusal(*native, "starts=1", "--set", "starts=2")
+    assert refusal("solve", "p.json", "--solver", "greedy_energy", "--set", "a=1") == "--set a=1: solver 'greedy_energy' has no switches"
+
+
+def test_warm_start_and_iterate() -> None:
+    quick = ("--set", "relaxed_iterations=5", "--set", "binary_iterations=1", "--set", "polish_rounds=0")
+    base = ("solve", "p.json", "--solver", "native_sca", *quick)
+    warm = run_json(*base, "--warm-start", "s.json", "--save-iterate", "it.npz")
+    file = parse_schedule(schedule_dict())
+    assert warm["objective"] <= evaluate_objective(file.problem, file.schedule).objective
+    iterate = io.load_iterate("it.npz")
+    assert iterate.residuals(file.problem)[0].total == pytest.approx(warm["solver"]["kkt_residual"], rel=1e-9)
+    other = schedule_dict()
+    other["problem"]["devices"][0]["name"] = other["assignments"][0]["device"] = "stranger"
+    Path("o.json").write_text(json.dumps(other))
+    assert refusal(*base, "--warm-start", "o.json").startswith("o.json: device 'stranger' is not in the problem")
+    assert "keeps no iterate" in refusal("solve", "p.json", "--solver", "greedy_energy", "--save-iterate", "x.npz")
+    with pytest.raises(InputError, match="not a file that --save-iterate wrote"):
+        io.load_iterate("p.json")
 
 
 # --- validate -------------------------------------------------------------------------------------------------------------------
