@@ -115,6 +115,8 @@ _CONVEX_TOLERANCE = 1e-8
 _MATERIAL = 1e-4
 #: Backends tried in turn after the chosen one has failed numerically.
 FALLBACKS = ("clarabel", "scs")
+#: How often another backend may help out in a phase: an iterate that needs more is where the program itself is degenerate.
+_MOST_HELP = 3
 
 
 class NativeLoop:
@@ -158,7 +160,7 @@ class NativeLoop:
         """A new phase from ``start``."""
         self.point = np.clip(start, self.program.lower, self.program.upper)
         self.multipliers = self.residual = None
-        self.omega = np.ones(self.sub.rows)
+        self.omega, self.helped = np.ones(self.sub.rows), 0
         self.size = np.ones(len(start))
         self.prox, self.step_length, self.untaken, self.taken = self.settings.prox_weight, 1.0, 0, 0
 
@@ -237,12 +239,15 @@ class NativeLoop:
         weight = np.where(self.is_binary, 0.0, self.penalty)
         half = self.sub.convex_half(v, self.multipliers, self.size) if s.surrogate == "halves" and self.multipliers is not None else None
         # a second try with more convexity costs a fraction of what a first-order backend does
-        tries = [(s.backend, 1.0), (s.backend, 10.0), *((name, 1.0) for name in FALLBACKS if name != s.backend)]
+        tries = [(s.backend, 1.0), (s.backend, 10.0)]
+        if self.helped < _MOST_HELP:
+            tries += [(name, 1.0) for name in FALLBACKS if name != s.backend]
         for backend, stronger in tries:
             diagonal = stronger * (self.prox + self.sub.curvature(v, self.omega * weight, self.size))
             step = self.sub.solve(v, diagonal, self.penalty, half=half, backend=backend)
             if step is not None:
                 if (backend, stronger) != tries[0]:
+                    self.helped += backend != s.backend
                     how = backend if stronger == 1.0 else f"{backend} with {stronger:g} times the curvature"
                     self.fallbacks.append(f"iteration {len(self.history)}: {s.backend} failed, {how} solved")
                 return step, half, backend
