@@ -106,7 +106,9 @@ def cost_of(build: Build, affine: RowBuilder) -> tuple[FloatArray, float]:
     elif objective.total_energy_j is not None:
         rows = affine.rows("total energy", 1, -1.0)
         affine.linear(np.broadcast_to(rows, build.shape), b["energy"], build.energy_unit / objective.total_energy_j)
-    unit = float(np.abs(cost[b["bound"]]).sum() or np.abs(cost).max() or 1.0)
+    # energy alone: what all devices take if each makes an upload of middling energy in every third slot
+    energy = float(cost[b["energy"]].mean()) * a.num_devices * a.slots / 3.0 if len(build.device) else 0.0
+    unit = float(np.abs(cost[b["bound"]]).sum() or energy or 1.0)
     return cost / unit, unit
 
 
