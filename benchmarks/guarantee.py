@@ -17,8 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from schedopt.errors import SchedOptError
+from schedopt.files import parse_problem
 from schedopt.generate import GenerateSettings, generate_problem
 from schedopt.io import write_text
+from schedopt.objective import evaluate_objective
 from schedopt.problem import Problem
 from schedopt.registry import get_solver
 from schedopt.solvers.base import SolverSettings
@@ -49,17 +51,26 @@ class Run:
 
 
 def instance(seed: int) -> Problem:
-    """Random instance ``seed``."""
+    """Random instance ``seed``. Targets and energy limits lie around what a heuristic's schedule reaches, so that there is a schedule:
+    without one, the relaxed program need not have a KKT point."""
     rng = np.random.default_rng([7, seed])
-    mode = ("weighted", "min_energy", "min_bound")[seed % 3]
     regime = ("practical", "certified")[seed // 3 % 2]
-    options: dict[str, object] = {"mode": mode, "regime": regime, "participation": ("instant", "horizon")[seed // 2 % 2]}
-    if mode == "min_energy":
-        options["target"] = float(rng.uniform(40, 90) if regime == "practical" else rng.uniform(4000, 9000))
-    if mode == "min_bound":
-        options["total_energy_j"] = float(rng.uniform(1.0, 5.0))
     sizes = {"devices": int(rng.integers(2, 6)), "tasks": int(rng.integers(1, 4)), "slots": int(rng.integers(4, 9))}
-    return generate_problem(GenerateSettings(**sizes, max_staleness=2, **options), seed=seed)  # type: ignore[arg-type]
+    options = {"regime": regime, "participation": ("instant", "horizon")[seed // 2 % 2], "max_staleness": 2}
+    weighted = generate_problem(GenerateSettings(**sizes, **options), seed=seed)  # type: ignore[arg-type]
+    mode = ("weighted", "min_energy", "min_bound")[seed % 3]
+    found = get_solver("greedy_energy").solve(weighted, settings=SolverSettings()).schedule
+    if mode == "weighted" or found is None:
+        return weighted
+    reached = evaluate_objective(weighted, found)
+    data = weighted.to_dict()
+    data["objective"]["mode"] = mode
+    if mode == "min_bound":
+        data["objective"]["total_energy_j"] = float(reached.energy_j * rng.uniform(1.0, 2.0))
+    else:
+        for task, bound in zip(data["tasks"], reached.bound.total, strict=True):
+            task["target"] = float(bound * rng.uniform(1.0, 1.5)) if np.isfinite(bound) else None
+    return parse_problem(data)
 
 
 def measure(seed: int, solver: str = "native_sca") -> Run:

@@ -102,6 +102,8 @@ _GOOD_SHARE = 0.6
 REACHED = "KKT residual reached"
 #: Binaries this near to 0 or 1 are whole.
 WHOLE = 1e-6
+#: A row that is missed at this penalty cannot be met near where the iteration is.
+_MOST_PENALTY = 1e5
 #: Penalties are set from the multipliers after these steps of a phase, and later only raised.
 _SETTLED = (2, 5)
 #: Expected step of a variable that stays at a bound, relative to the others, and how near that is.
@@ -185,7 +187,13 @@ class NativeLoop:
             # steps may have been stretched or shortened: what is reported belongs to where the phase ended
             self.multipliers = least_multipliers(self.program, self.point, self.multipliers)
             self.residual = kkt_residual(self.program, self.point, self.multipliers, ignore=self._ignored(name))
-        return ended
+        return ended + self._unmet()
+
+    def _unmet(self) -> str:
+        """What rows are missed although missing them costs the most it can."""
+        missed = (self.sub.violations(self.point) > _MATERIAL) & (self.penalty >= _MOST_PENALTY)
+        names = sorted({self.sub.names[k] for k in np.flatnonzero(missed)})
+        return f"; from this start these rows cannot be met: {', '.join(names)}" if names else ""
 
     def _ignored(self, phase: str) -> np.ndarray | None:
         """Rows that are no part of what a phase solves."""
@@ -345,7 +353,7 @@ class NativeLoop:
     def _adapt_penalties(self, multipliers: Multipliers) -> None:
         """Rows at a multiple of their multipliers: set while these settle, then only raised where one comes near its penalty."""
         s = self.settings
-        wanted = s.penalty_factor * self.sub.multipliers_of_penalised(multipliers) + s.penalty_floor
+        wanted = np.minimum(s.penalty_factor * self.sub.multipliers_of_penalised(multipliers) + s.penalty_floor, _MOST_PENALTY)
         short = wanted - s.penalty_floor > 0.9 * s.penalty_factor * self.penalty
         renew = np.ones_like(short) if self.taken in _SETTLED else short
         self.penalty = np.where(renew & ~self.is_binary, wanted, self.penalty)

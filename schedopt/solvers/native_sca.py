@@ -211,7 +211,7 @@ class _Run:
                 ended = loop.phase("relaxed", min(s.relaxed_iterations, cap))
         finally:
             self._describe(loop)
-        if ended == "no backend could solve the subproblem" and loop.multipliers is None:
+        if ended.startswith("no backend") and loop.multipliers is None:
             raise SolverError(f"no backend could solve the first subproblem (tried {s.backend} and its fallbacks); try another --backend")
         self.relaxed = loop.point.copy()
         self.relaxed_multipliers, self.relaxed_residual = loop.multipliers, loop.residual
