@@ -90,6 +90,8 @@ class NativeRecord:
 
 #: Curvature beyond which a step is too short to mean anything, and untaken steps in a row after which a phase has stalled.
 _MOST_CURVATURE, _STALL = 1e7, 15
+#: How often a stalled phase starts anew with fresh penalties, and its curvature then.
+_RENEWALS, _RENEWED_CURVATURE = 2, 1e-2
 #: Range of the adaptive curvature.
 _LEAST_CURVATURE, _NOTICED_CURVATURE = 1e-6, 1e-3
 #: Share of the promise that one row may miss before its curvature is raised, and the share that must be kept to take a step.
@@ -162,7 +164,7 @@ class NativeLoop:
         """A new phase from ``start``."""
         self.point = np.clip(start, self.program.lower, self.program.upper)
         self.multipliers = self.residual = None
-        self.omega, self.helped = np.ones(self.sub.rows), 0
+        self.omega, self.helped, self.renewed = np.ones(self.sub.rows), 0, 0
         self.size = np.ones(len(start))
         self.prox, self.step_length, self.untaken, self.taken = self.settings.prox_weight, 1.0, 0, 0
 
@@ -213,8 +215,18 @@ class NativeLoop:
                 return REACHED
             self._accept(replace(step, multipliers=multipliers), name, residual, backend)
             if self.untaken >= _STALL or self.omega.max() > _MOST_CURVATURE:
-                return "the merit could not be lowered any more"
+                if self.renewed == _RENEWALS or self.multipliers is None:
+                    return "the merit could not be lowered any more"
+                self._renew_penalties(self.multipliers)
         return "iteration limit"
+
+    def _renew_penalties(self, multipliers: Multipliers) -> None:
+        """A stalled phase goes on with penalties of today's multipliers: some were raised for rows that have long been met."""
+        s = self.settings
+        wanted = np.minimum(s.penalty_factor * self.sub.multipliers_of_penalised(multipliers) + s.penalty_floor, _MOST_PENALTY)
+        self.penalty = np.where(self.is_binary, self.penalty, wanted)
+        self.omega, self.size = np.full(self.sub.rows, _RENEWED_CURVATURE), np.ones(len(self.point))
+        self.prox, self.untaken, self.renewed = s.prox_weight, 0, self.renewed + 1
 
     def _measured(self, step: Step, phase: str) -> tuple[FloatArray, Multipliers, KktResidual]:
         """Point, multipliers and residual: of the step, or of the same with consistent auxiliary variables, whichever is smaller."""
