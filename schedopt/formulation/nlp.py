@@ -308,6 +308,11 @@ class Program:
         """Mask of the variables that are not fixed by their bounds, shape (n,)."""
         return self.upper > self.lower
 
+    @property
+    def binary_rows(self) -> np.ndarray:
+        """Mask of the non-convex inequalities that make variables whole (named "binary ..."), shape of these rows."""
+        return np.array([name.startswith("binary") for name in self.nonconvex_inequalities.names], dtype=bool)
+
     def presolved(self) -> Program:
         """The same program with the products of fixed variables made linear: same rows and variables, less curvature."""
         fixed = ~self.free

@@ -37,7 +37,7 @@ class NativeIterate:
         if problem.digest != self.problem_digest:
             raise InputError(f"the iterate belongs to a problem with digest {self.problem_digest[:12]}, not {problem.digest[:12]}")
         program = build_native(problem, logs=self.logs).program
-        binary = np.array([name.startswith("binary") for name in program.nonconvex_inequalities.names], dtype=bool)
+        binary = program.binary_rows
         relaxed = kkt_residual(program, self.relaxed, self.relaxed_multipliers, ignore=binary)
         if self.final is None or self.final_multipliers is None:
             return relaxed, None

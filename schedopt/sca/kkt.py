@@ -103,7 +103,7 @@ def binary_multipliers(program: Program, v: FloatArray, multipliers: Multipliers
     At z = 0 the row's slope is +1, at z = 1 it is −1: whatever pulls z away, some multiplier holds it. A schedule with stationary resources
     is thus a KKT point of the program with its binaries.
     """
-    rows = np.array([name.startswith("binary") for name in program.nonconvex_inequalities.names], dtype=bool)
+    rows = program.binary_rows
     without = replace(multipliers, nonconvex_inequalities=np.where(rows, 0.0, multipliers.nonconvex_inequalities))
     gradient = _gradient(program, v, without)[binaries]
     changed = without.nonconvex_inequalities.copy()

@@ -146,7 +146,7 @@ class NativeLoop:
         self.fallbacks: list[str] = []
         self.multipliers: Multipliers | None = None
         self.residual: KktResidual | None = None
-        self.binary_rows = np.array([name.startswith("binary") for name in program.nonconvex_inequalities.names], dtype=bool)
+        self.binary_rows = program.binary_rows
         self._subproblems: dict[bool, Subproblem] = {}
         self._use(exponential=settings.rate_cones and settings.backend != "ecos")
         self.penalty = np.where(self.is_binary, 0.0, 10.0)
@@ -220,10 +220,15 @@ class NativeLoop:
                 self._renew_penalties(self.multipliers)
         return "iteration limit"
 
+    def _wanted_penalties(self, multipliers: Multipliers) -> FloatArray:
+        """The penalties that fit ``multipliers``, shape (rows,)."""
+        s = self.settings
+        return np.minimum(s.penalty_factor * self.sub.multipliers_of_penalised(multipliers) + s.penalty_floor, _MOST_PENALTY)
+
     def _renew_penalties(self, multipliers: Multipliers) -> None:
         """A stalled phase goes on with penalties of today's multipliers: some were raised for rows that have long been met."""
         s = self.settings
-        wanted = np.minimum(s.penalty_factor * self.sub.multipliers_of_penalised(multipliers) + s.penalty_floor, _MOST_PENALTY)
+        wanted = self._wanted_penalties(multipliers)
         self.penalty = np.where(self.is_binary, self.penalty, wanted)
         self.omega, self.size = np.full(self.sub.rows, _RENEWED_CURVATURE), np.ones(len(self.point))
         self.prox, self.untaken, self.renewed = s.prox_weight, 0, self.renewed + 1
@@ -365,7 +370,7 @@ class NativeLoop:
     def _adapt_penalties(self, multipliers: Multipliers) -> None:
         """Rows at a multiple of their multipliers: set while these settle, then only raised where one comes near its penalty."""
         s = self.settings
-        wanted = np.minimum(s.penalty_factor * self.sub.multipliers_of_penalised(multipliers) + s.penalty_floor, _MOST_PENALTY)
+        wanted = self._wanted_penalties(multipliers)
         short = wanted - s.penalty_floor > 0.9 * s.penalty_factor * self.penalty
         renew = np.ones_like(short) if self.taken in _SETTLED else short
         self.penalty = np.where(renew & ~self.is_binary, wanted, self.penalty)
