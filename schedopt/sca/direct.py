@@ -64,6 +64,12 @@ def solve_direct(data: ConicData, backend: str) -> ConicSolution | None:
 
 
 def _clarabel(data: ConicData) -> ConicSolution | None:
+    found = _clarabel_once(data, refined=False)
+    # refinement of every linear solve takes a quarter of the time and is seldom needed
+    return _clarabel_once(data, refined=True) if found is None else found
+
+
+def _clarabel_once(data: ConicData, *, refined: bool) -> ConicSolution | None:
     import clarabel
 
     makers = {
@@ -76,7 +82,7 @@ def _clarabel(data: ConicData) -> ConicSolution | None:
     settings = clarabel.DefaultSettings()
     settings.verbose, settings.tol_gap_abs, settings.tol_gap_rel = False, _GAP, _GAP
     # our variables are of order one: scaling them again made a third of the solves on 10 devices end early, and all of them slower
-    settings.equilibrate_enable = False
+    settings.equilibrate_enable, settings.iterative_refinement_enable = False, refined
     # one thread: the same sums in the same order, whatever the machine
     settings.direct_solve_method = "qdldl"
     quadratic = sp.triu(data.root.T @ data.root, format="csc")

@@ -2,9 +2,11 @@ r"""Proximal SCA on a smooth program: monotone merit, and a KKT residual at the 
 
     v̂_m = argmin of the convex model at v_m (:mod:`schedopt.sca.native_step`),   v_{m+1} = v_m + s_m (v̂_m − v_m).
 
-Step rules: ``adaptive`` takes a step if the merit falls by a fair share of what the model promises; if not, the curvature ω of the rows
-that broke the promise is raised, at which the model becomes a majorant in the end. Steps may be stretched (s > 1) and auxiliary variables
-recomputed from the tensors where that lowers the merit more. ``diminishing`` keeps the majorant (ω = 1) and s_{m+1} = s_m (1 − c s_m). In
+Step rules: ``adaptive`` takes a step, or the part of it that keeps a fair share of what the model promises; if none does, the curvature ω
+of the rows that broke the promise is raised, at which the model becomes a majorant in the end. The convex halves count in full only where
+the model proves too flat: they bound each product by itself, and along most steps the products that an upload gates cancel each other to a
+tenth of that. Steps may be stretched (s > 1) and auxiliary variables recomputed from the tensors where that lowers the merit more. Between steps on the whole program come steps in which variables stay that are
+dormant (what an upload would use where nothing is uploaded); all merits and residuals are those of the whole. ``diminishing`` keeps the majorant (ω = 1) and s_{m+1} = s_m (1 − c s_m). In
 both, the merit never rises at fixed penalties: a step that would raise it is not taken. Penalties are a multiple of the rows'
 multipliers, raised where a multiplier comes near; the price of z − z² ≤ 0 grows once the relaxation has converged.
 """
@@ -17,9 +19,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from schedopt.formulation.nlp import Program
-from schedopt.problem import FloatArray
+from schedopt.problem import FloatArray, IntArray
 from schedopt.sca.kkt import KktResidual, kkt_residual, least_multipliers
 from schedopt.sca.native_step import Multipliers, Step, Subproblem
+from schedopt.sca.working_set import WorkingSet, working_set
 
 __all__ = ["REACHED", "NativeLoop", "NativeRecord", "NativeSettings"]
 
@@ -86,6 +89,8 @@ class NativeRecord:
     residual: float
     curvature: float
     backend: str
+    #: variables that could move
+    variables: int
 
 
 #: Curvature beyond which a step is too short to mean anything, and untaken steps in a row after which a phase has stalled.
@@ -100,6 +105,10 @@ _ROW_SHARE, _FAIR_SHARE = 0.1, 0.05
 _NOISE = 1e-7
 #: Share of the promise at which curvature may fall.
 _GOOD_SHARE = 0.6
+#: Weight of the convex halves: shrinks by the first factor after steps that keep the share, grows by the second after those below the share.
+_HALF_SHRINK, _CLOSE_SHARE, _HALF_GROW, _POOR_SHARE, _LEAST_HALF = 1.5, 0.8, 2.0, 0.4, 0.02
+#: A step that keeps less of the promise is halved, this often at most, while that helps.
+_SHORT_SHARE, _HALVINGS = 0.3, 6
 #: How a phase ends that has converged.
 REACHED = "KKT residual reached"
 #: Binaries this near to 0 or 1 are whole.
@@ -117,6 +126,8 @@ _SHORT_STEP, _SLOW, _FORGET = 0.3, 0.03, 0.3
 _CONVEX_TOLERANCE = 1e-8
 #: Violations of convex rows beyond what a backend leaves.
 _MATERIAL = 1e-4
+#: Steps on the working set between two on the whole program: at first and after dormant variables woke up, and at most.
+_FEW_NARROW, _MOST_NARROW = 3, 16
 #: Backends tried in turn after the chosen one has failed numerically.
 FALLBACKS = ("clarabel", "scs")
 #: How often another backend may help out in a phase: an iterate that needs more is where the program itself is degenerate.
@@ -127,7 +138,7 @@ class NativeLoop:
     """The iteration on one program: ``point`` v, ``multipliers`` and ``residual`` of the last phase, ``history``, ``fallbacks``.
 
     ``restore(v)`` proposes a point with the same decisions and consistent auxiliary variables; ``on_iteration(record, point)`` sees every
-    iteration and may raise to stop.
+    iteration and may raise to stop. ``dormant(v)``: variables that may stay as they are for a few steps from ``v``.
     """
 
     def __init__(
@@ -138,9 +149,11 @@ class NativeLoop:
         settings: NativeSettings,
         *,
         restore: Callable[[FloatArray], FloatArray] | None = None,
+        dormant: Callable[[FloatArray], IntArray] | None = None,
         on_iteration: Callable[[NativeRecord, FloatArray], None] | None = None,
     ) -> None:
         self.program, self.settings, self.restore, self.on_iteration = program, settings, restore, on_iteration
+        self.dormant = dormant
         self.binaries = binaries
         self.history: list[NativeRecord] = []
         self.fallbacks: list[str] = []
@@ -165,8 +178,11 @@ class NativeLoop:
         self.point = np.clip(start, self.program.lower, self.program.upper)
         self.multipliers = self.residual = None
         self.omega, self.helped, self.renewed = np.ones(self.sub.rows), 0, 0
-        self.size = np.ones(len(start))
+        self.size, self.half_weight = np.ones(len(start)), 1.0
         self.prox, self.step_length, self.untaken, self.taken = self.settings.prox_weight, 1.0, 0, 0
+        self._working: WorkingSet | None = None
+        self._asleep = np.zeros(len(start), dtype=bool)
+        self._narrow_left, self._narrow_steps = 0, _FEW_NARROW
 
     def fixed(self, point: FloatArray, also: np.ndarray | None = None) -> NativeLoop:
         """A loop from ``point`` with its binaries (and the variables ``also``) fixed as they are there; it shares the history."""
@@ -205,15 +221,21 @@ class NativeLoop:
         for _ in range(iterations):
             if name == "binary":
                 self._raise_price()
-            step, half, backend = self._step()
+            narrow = self._working if self._narrow_left else None
+            step, backend = self._step(narrow)
+            if step is None and narrow is not None:
+                narrow, self._narrow_left = None, 0
+                step, backend = self._step(None)
             if step is None:
                 return "no backend could solve the subproblem"
+            self._moving = int(np.count_nonzero((self.sub if narrow is None else narrow.sub).program.free))
             point, multipliers, residual = self._measured(step, name)
             if residual.total <= self.settings.tolerance:
                 self._record(name, point, residual, True, backend)
                 self.point, self.multipliers, self.residual = point, multipliers, residual
                 return REACHED
             self._accept(replace(step, multipliers=multipliers), name, residual, backend)
+            self._choose_set(narrow, point, multipliers)
             if self.untaken >= _STALL or self.omega.max() > _MOST_CURVATURE:
                 if self.renewed == _RENEWALS or self.multipliers is None:
                     return "the merit could not be lowered any more"
@@ -258,25 +280,45 @@ class NativeLoop:
             self.price = min(self.price * s.binary_growth, s.binary_most)
         self.penalty[self.is_binary] = self.price
 
-    def _step(self) -> tuple[Step | None, object, str]:
+    def _choose_set(self, narrow: WorkingSet | None, point: FloatArray, multipliers: Multipliers) -> None:
+        """Which variables may move in the next step, after one on ``narrow`` (or the whole) that proposed ``point``."""
+        if narrow is not None:
+            self._narrow_left -= 1
+            if kkt_residual(narrow.sub.program, point, multipliers, ignore=self.binary_rows).total <= self.settings.tolerance:
+                self._narrow_left = 0
+        elif self.dormant is not None and self.taken >= _SETTLED[0] and self.untaken == 0:
+            asleep = np.zeros(len(self.point), dtype=bool)
+            asleep[self.dormant(self.point)] = True
+            woken = np.any(self._asleep & ~asleep)
+            self._narrow_steps = _FEW_NARROW if woken else min(2 * self._narrow_steps, _MOST_NARROW)
+            self._asleep, self._narrow_left = asleep, self._narrow_steps
+            self._working = working_set(self.sub, self.point, np.flatnonzero(asleep))
+
+    def _step(self, narrow: WorkingSet | None) -> tuple[Step | None, str]:
         """The model's minimiser; another backend, and then a stronger convexity, is tried where one fails numerically."""
         v, s = self.point, self.settings
-        weight = np.where(self.is_binary, 0.0, self.penalty)
-        half = self.sub.convex_half(v, self.multipliers, self.size) if s.surrogate == "halves" and self.multipliers is not None else None
+        sub, rows = (self.sub, np.arange(self.sub.rows)) if narrow is None else (narrow.sub, narrow.rows)
+        penalty, omega = self.penalty[rows], self.omega[rows]
+        weight = np.where(self.is_binary[rows], 0.0, penalty)
+        half = None
+        if s.surrogate == "halves" and self.multipliers is not None:
+            half = np.sqrt(self.half_weight) * sub.convex_half(v, self.multipliers, self.size)
         # a second try with more convexity costs a fraction of what a first-order backend does
         tries = [(s.backend, 1.0), (s.backend, 10.0)]
         if self.helped < _MOST_HELP:
             tries += [(name, 1.0) for name in FALLBACKS if name != s.backend]
         for backend, stronger in tries:
-            diagonal = stronger * (self.prox + self.sub.curvature(v, self.omega * weight, self.size))
-            step = self.sub.solve(v, diagonal, self.penalty, half=half, backend=backend)
+            diagonal = stronger * (self.prox + sub.curvature(v, omega * weight, self.size))
+            step = sub.solve(v, diagonal, penalty, half=half, backend=backend)
             if step is not None:
                 if (backend, stronger) != tries[0]:
                     self.helped += backend != s.backend
                     how = backend if stronger == 1.0 else f"{backend} with {stronger:g} times the curvature"
                     self.fallbacks.append(f"iteration {len(self.history)}: {s.backend} failed, {how} solved")
-                return step, half, backend
-        return None, half, s.backend
+                if narrow is not None and self.multipliers is not None:
+                    step = narrow.widened(step, v, self.penalty, self.multipliers)
+                return step, backend
+        return None, s.backend
 
     def _accept(self, step: Step, phase: str, residual: KktResidual, backend: str) -> None:
         """Take the step, or the multiple of it that the rule says, if the merit falls; adapt curvature and penalties."""
@@ -288,9 +330,11 @@ class NativeLoop:
             # the start lies outside the convex rows, which the merit does not know: the first step goes inside, whatever it costs
             point, after, taken = step.point, self.sub.merit(step.point, self.penalty), True
         elif adaptive:
-            point, after = self._best_along(step)
+            point, after = self._best_along(step, before, promised)
             taken = before - after >= _FAIR_SHARE * promised and after < before
-            self._adapt_curvature(step, promised, (before - after) / promised if promised > 0 else 0.0, taken)
+            whole = (before - self.sub.merit(step.point, self.penalty)) / promised if promised > 0 else 0.0
+            if not (self._adapt_half(whole) and taken):
+                self._adapt_curvature(step, promised, (before - after) / promised if promised > 0 else 0.0, taken)
         else:
             point = v + self.step_length * (step.point - v)
             after = self.sub.merit(point, self.penalty)
@@ -307,26 +351,44 @@ class NativeLoop:
             largest = float(moved.max())
             # far from the end, where steps are long, all variables are alike
             relative = np.maximum(moved / max(largest, 1e-300), _FORGET * self.size).clip(_SLOW, 1.0) if largest < _SHORT_STEP else 1.0
-            self.size = np.where(self._at_bound(v) & self._at_bound(step.point), _STUCK, relative)
+            size = np.where(self._at_bound(v) & self._at_bound(step.point), _STUCK, relative)
+            self.size = np.where(self._asleep & (moved == 0.0), self.size, size)
             self._adapt_penalties(step.multipliers)
 
-    def _best_along(self, step: Step) -> tuple[FloatArray, float]:
-        """The step, stretched or restored where that lowers the merit more; all of them within the convex rows."""
-        v, best = self.point, step.point
-        value = self.sub.merit(best, self.penalty)
-        limit = max(_CONVEX_TOLERANCE, self._convex_violation(step.point))
+    def _best_along(self, step: Step, before: float, promised: float) -> tuple[FloatArray, float]:
+        """The step, stretched, halved or restored where that lowers the merit more; all of them within the convex rows."""
+        v, best = self.point, (step.point, self.sub.merit(step.point, self.penalty))
+        limit = max(_CONVEX_TOLERANCE, self._convex_violation(step.point), self._convex_violation(v))
         for k in range(self.settings.doublings + 1):
-            far = np.clip(v + 2.0**k * (step.point - v), self.program.lower, self.program.upper)
-            better = False
-            for proposed in (far, *([] if self.restore is None else [self.restore(far)])):
-                if not self._convex_violation(proposed) <= limit:
-                    continue
-                merit = self.sub.merit(proposed, self.penalty)
-                if merit < value:
-                    best, value, better = proposed, merit, True
+            best, better = self._better(best, np.clip(v + 2.0**k * (step.point - v), self.program.lower, self.program.upper), limit)
             if not better and k > 0:
                 break
-        return best, value
+        if before - best[1] < _SHORT_SHARE * promised:
+            for k in range(1, _HALVINGS + 1):
+                best, better = self._better(best, v + 0.5**k * (step.point - v), limit)
+                if not better and best[1] < before:
+                    break
+        return best
+
+    def _better(self, best: tuple[FloatArray, float], proposed: FloatArray, limit: float) -> tuple[tuple[FloatArray, float], bool]:
+        """``best`` (point, merit) or, if lower, ``proposed`` as it is or restored, and whether that was so."""
+        found = best
+        for point in (proposed, *([] if self.restore is None else [self.restore(proposed)])):
+            if self._convex_violation(point) <= limit:
+                merit = self.sub.merit(point, self.penalty)
+                found = (point, merit) if merit < found[1] else found
+        return found, found is not best
+
+    def _adapt_half(self, share: float) -> bool:
+        """Set the weight of the convex halves by the ``share`` of the promise that the whole step keeps; True: they were too flat."""
+        if self.settings.surrogate != "halves" or self.multipliers is None:
+            return False
+        flat = share < _POOR_SHARE and self.half_weight < 1.0
+        if share > _CLOSE_SHARE:
+            self.half_weight = max(self.half_weight / _HALF_SHRINK, _LEAST_HALF)
+        elif share < _POOR_SHARE:
+            self.half_weight = min(self.half_weight * _HALF_GROW, 1.0)
+        return flat
 
     def _convex_violation(self, v: FloatArray) -> float:
         """Largest violation of the rows that subproblems keep; not a number where a point is none."""
@@ -385,7 +447,7 @@ class NativeLoop:
             merit_after=self.sub.merit(point, self.penalty) if after is None else after, taken=taken,
             objective=self.program.objective(point), step_norm=float(np.abs(point - self.point).max()),
             infeasibility=float(self.sub.violations(point)[~self.is_binary].max(initial=0.0)), fractional=self.fractional(),
-            residual=residual.total, curvature=float(self.omega.max()), backend=backend,
+            residual=residual.total, curvature=float(self.omega.max()), backend=backend, variables=self._moving,
         )  # fmt: skip
         self.history.append(record)
         if self.on_iteration is not None:

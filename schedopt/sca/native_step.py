@@ -135,6 +135,19 @@ class Subproblem:
         """What each penalised row is."""
         return [getattr(self.program, group.name).names[k] for group in self.penalised for k in group.index]
 
+    @property
+    def posed(self) -> dict[str, np.ndarray]:
+        """Which rows of each class the conic program has, masks."""
+        index = {"convex_equalities": [self._equal], "affine": [self._flat], "quotients": [self._quotient_rows]}
+        if self.exponential:
+            index |= {"affine": [self._flat, self._curved], "rates": [self._rate_rows]}
+        for group in self.penalised:
+            index[group.name] = [*index.get(group.name, []), group.index]
+        masks = {name: np.zeros(len(getattr(self.program, name)), dtype=bool) for name in Multipliers.__dataclass_fields__}
+        for name, parts in index.items():
+            masks[name][np.concatenate(parts)] = True
+        return masks
+
     def violations(self, v: FloatArray) -> FloatArray:
         """By how much each penalised row is missed at ``v``, shape (rows,)."""
         return np.concatenate([group.violations(v) for group in self.penalised])

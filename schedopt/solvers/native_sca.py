@@ -49,7 +49,7 @@ class NativeSwitches(NativeSettings):
     #: how many starts; those after the first are random
     starts: int = 1
     #: iterations of the relaxation, of the binary phase, and of the resources after rounding
-    relaxed_iterations: int = 50
+    relaxed_iterations: int = 200
     binary_iterations: int = 8
     fixed_iterations: int = 40
     #: random roundings beside the plan of most weight
@@ -204,7 +204,7 @@ class _Run:
             self._tick(record.phase)
 
         native, s = self.native, self.switches
-        loop = NativeLoop(native.program, start, native.binaries, s, restore=native.restored, on_iteration=on_iteration)
+        loop = NativeLoop(native.program, start, native.binaries, s, restore=native.restored, dormant=native.dormant, on_iteration=on_iteration)
         cap = self.settings.max_iterations
         try:
             with self._timed("relaxation"):

@@ -20,6 +20,12 @@ UNGATED = (
     *TENSORS[2:], "compute", "send", "rate", "upload_energy", "inverse_batch", "samples", "work_freq", "progress", "progress2",
     "log_steps", "log_batch", "log_freq", "log_compute", "log_energy", "compute_energy",
 )  # fmt: skip
+#: What an upload adds to sums, and uploads below this are none.
+GATED = (
+    "upload", "done", "done1", "done2", "band_used", "energy", "noise", "missed", "stale_steps", "stale_steps2", "done_steps", "done_steps2",
+    "local_noise",
+)  # fmt: skip
+UNUSED = 1e-6
 #: Affine rows Σ upload · use ≤ 1.
 LIMITS = ("band", "energy budget", "total energy")
 
@@ -118,6 +124,14 @@ class NativeProblem:
         """Variables that say how an upload would be made that ``v`` (whole binaries) does not make: nothing depends on them."""
         unused = np.round(v[self.blocks["upload"]]) == 0
         return np.concatenate([self.blocks[name][unused] for name in UNGATED if name in self.blocks])
+
+    def dormant(self, v: FloatArray) -> IntArray:
+        """Variables of uploads that ``v`` does not make, not even in part, and of pairs that do nothing at all."""
+        unused = v[self.blocks["upload"]] <= UNUSED
+        idle = np.flatnonzero(v[self.blocks["occupancy"]].max(axis=1) <= UNUSED)
+        cells = [self.blocks[name][unused] for name in (*GATED, *UNGATED) if name in self.blocks]
+        pairs = [block[idle].ravel() for name, block in self.blocks.items() if len(block) == len(self.device) and name != "off"]
+        return np.concatenate(cells + [block for block in pairs if block.size])
 
     def complete(self, values: dict[str, FloatArray]) -> FloatArray:
         """The point with the published tensors ``values`` (physical units) and all other variables as the rows define them."""
