@@ -65,6 +65,8 @@ class Timing:
     variables: int
     rows: int
     loop_s: float
+    #: mean of whole iterations with working sets
+    working_s: float
     samples: list[Sample] = field(default_factory=list)
     setup_s: dict[str, float] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -93,7 +95,8 @@ def measure(problem: Problem, settings: Settings, *, tell: Callable[[str], None]
     fixed = structure(recording.subproblem)
     with solver_clock() as clock:
         _warm_up(fixed, recording.instances[0], clock)
-        timing = Timing(problem.name, problem.digest, clock.columns, clock.rows, float(np.median(recording.loop_s)))
+        own = float(np.median(recording.loop_s)), float(np.mean(recording.working_s))
+        timing = Timing(problem.name, problem.digest, clock.columns, clock.rows, *own)
         ways = _ways(fixed, recording, settings, timing)
         for number, instance in enumerate(recording.instances):
             for way in ways:

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from schedopt.errors import InputError
-from schedopt.formulation.native import build_native
+from schedopt.formulation.native import NativeProblem, build_native
 from schedopt.problem import FloatArray, Problem
 from schedopt.sca.native_loop import NativeLoop, NativeSettings
 from schedopt.sca.native_step import Step, Subproblem
@@ -31,11 +31,15 @@ class Instance:
 
 @dataclass(frozen=True)
 class Recording:
-    """Subproblems of a run, and the loop's own seconds per iteration: curvature, residuals, merits, step length."""
+    """Subproblems of a run, and the loop's own seconds per iteration: curvature, residuals, merits, step length.
+
+    ``working_s``: seconds of whole iterations of the same loop with working sets, which most of its steps then see alone.
+    """
 
     subproblem: Subproblem
     instances: tuple[Instance, ...]
     loop_s: tuple[float, ...]
+    working_s: tuple[float, ...]
 
 
 def record(problem: Problem, count: int, iterations: int) -> Recording:
@@ -75,4 +79,17 @@ def record(problem: Problem, count: int, iterations: int) -> Recording:
         raise InputError(f"problem {problem.name}: the loop ended after {len(seen)} iterations; at least {count} are needed")
     wall, inside = np.diff([begin, *(end for end, _ in ends)]), np.diff([0.0, *(total for _, total in ends)])
     chosen = np.linspace(0, len(seen) - 1, count).round().astype(int)
-    return Recording(loop.sub, tuple(seen[k] for k in chosen), tuple((wall - inside).tolist()))
+    working = _with_working_sets(native, start, iterations)
+    return Recording(loop.sub, tuple(seen[k] for k in chosen), tuple((wall - inside).tolist()), working)
+
+
+def _with_working_sets(native: NativeProblem, start: FloatArray, iterations: int) -> tuple[float, ...]:
+    """Seconds of each iteration as ``native_sca`` runs them."""
+    ends = [time.perf_counter()]
+    loop = NativeLoop(
+        native.program, start, native.binaries, NativeSettings(tolerance=1e-12), restore=native.restored, dormant=native.dormant,
+        on_iteration=lambda record, point: ends.append(time.perf_counter()),
+    )  # fmt: skip
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        loop.phase("relaxed", iterations)
+    return tuple(np.diff(ends).tolist())

@@ -92,7 +92,8 @@ def _clarabel_once(data: ConicData, *, refined: bool) -> ConicSolution | None:
     residual = max(solution.r_prim, solution.r_dual)
     # near the optimum rounding may stop it: whoever uses the point checks it against exact formulas
     usable = status in ("InsufficientProgress", "NumericalError") and residual < _USABLE_RESIDUAL and gap < _USABLE_GAP
-    if status not in ("Solved", "AlmostSolved") and not usable:
+    almost = status == "AlmostSolved" and (refined or residual < _USABLE_RESIDUAL)
+    if status != "Solved" and not almost and not usable:
         return None
     return ConicSolution(np.array(solution.x), np.array(solution.z), status == "Solved")
 
