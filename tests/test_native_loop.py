@@ -16,7 +16,8 @@ from schedopt.registry import solve
 from schedopt.sca import native_step
 from schedopt.sca.direct import ConicData, ConicSolution, solve_direct
 from schedopt.sca.kkt import kkt_residual
-from schedopt.sca.native_loop import STEP_RULES, SURROGATES, NativeLoop, NativeRecord, NativeSettings
+from schedopt.sca.native_loop import NativeLoop
+from schedopt.sca.native_settings import STEP_RULES, SURROGATES, NativeRecord, NativeSettings
 
 LOGS = pytest.mark.parametrize("logs", [False, True], ids=["products", "logs"])
 

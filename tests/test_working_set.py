@@ -13,7 +13,8 @@ from tiny import tiny_problem
 from schedopt.formulation.native import NativeProblem, build_native
 from schedopt.registry import solve
 from schedopt.sca.kkt import kkt_residual
-from schedopt.sca.native_loop import REACHED, NativeLoop, NativeRecord, NativeSettings
+from schedopt.sca.native_loop import REACHED, NativeLoop
+from schedopt.sca.native_settings import NativeRecord, NativeSettings
 from schedopt.sca.native_step import Multipliers, Step, Subproblem
 from schedopt.sca.working_set import working_set
 

@@ -11,7 +11,8 @@ import scipy.sparse as sp
 from schedopt.errors import InputError
 from schedopt.formulation.native import NativeProblem, build_native
 from schedopt.problem import FloatArray, Problem
-from schedopt.sca.native_loop import NativeLoop, NativeSettings
+from schedopt.sca.native_loop import NativeLoop
+from schedopt.sca.native_settings import NativeSettings
 from schedopt.sca.native_step import Step, Subproblem
 from schedopt.solvers.base import SolverSettings
 from schedopt.solvers.greedy_energy import GreedyEnergy

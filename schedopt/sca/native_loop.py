@@ -4,97 +4,36 @@ r"""Proximal SCA on a smooth program: monotone merit, and a KKT residual at the 
 
 Step rules: ``adaptive`` takes a step, or the part of it that keeps a fair share of what the model promises; if none does, the curvature ω
 of the rows that broke the promise is raised, at which the model becomes a majorant in the end. The convex halves count in full only where
-the model proves too flat: they bound each product by itself, and along most steps the products that an upload gates cancel each other to a
-tenth of that. Steps may be stretched (s > 1) and auxiliary variables recomputed from the tensors where that lowers the merit more. Between steps on the whole program come steps in which variables stay that are
-dormant (what an upload would use where nothing is uploaded); all merits and residuals are those of the whole. ``diminishing`` keeps the majorant (ω = 1) and s_{m+1} = s_m (1 − c s_m). In
-both, the merit never rises at fixed penalties: a step that would raise it is not taken. Penalties are a multiple of the rows'
-multipliers, raised where a multiplier comes near; the price of z − z² ≤ 0 grows once the relaxation has converged.
+the model proves too flat: they bound each product by itself, and along most steps the products that an upload gates cancel each other to
+a tenth of that. Steps may be stretched (s > 1) and auxiliary variables recomputed from the tensors where that lowers the merit more.
+``diminishing`` keeps the majorant (ω = 1) and s_{m+1} = s_m (1 − c s_m). In both, the merit never rises at fixed penalties: a step that
+would raise it is not taken. Penalties are a multiple of the rows' multipliers, raised where a multiplier comes near; the price of
+z − z² ≤ 0 grows once the relaxation has converged.
+
+Between steps on the whole program come steps in which dormant variables stay (what an upload would use where nothing is uploaded, nine
+tenths of all): see :mod:`schedopt.sca.working_set`. All merits and residuals are those of the whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
 from schedopt.formulation.nlp import Program
 from schedopt.problem import FloatArray, IntArray
 from schedopt.sca.kkt import KktResidual, kkt_residual, least_multipliers
+from schedopt.sca.native_settings import NativeRecord, NativeSettings
 from schedopt.sca.native_step import Multipliers, Step, Subproblem
 from schedopt.sca.working_set import WorkingSet, working_set
 
-__all__ = ["REACHED", "NativeLoop", "NativeRecord", "NativeSettings"]
-
-STEP_RULES = ("adaptive", "diminishing")
-SURROGATES = ("halves", "majorant")
-
-
-@dataclass(frozen=True)
-class NativeSettings:
-    """Switches of the loop, each with its default and meaning."""
-
-    #: proximal weight τ_p on every (scaled) variable; ``adaptive`` lowers it, to ``least_prox``, while steps succeed
-    prox_weight: float = 1e-3
-    least_prox: float = 1e-4
-    step_rule: str = "adaptive"
-    #: ``halves``: second-order terms by multipliers, with adaptive curvature; ``majorant``: the diagonal bound alone
-    surrogate: str = "halves"
-    #: keep rates (and exponentials) as exponential cones instead of linearising them; not with ECOS, which cannot mix them with others
-    rate_cones: bool = False
-    #: c of the diminishing rule
-    diminish: float = 1e-3
-    #: longest stretch of a step, in doublings (adaptive)
-    doublings: int = 4
-    #: penalty of a non-convex row, as a multiple of its multiplier, and the least (the objective is about one)
-    penalty_factor: float = 2.0
-    penalty_floor: float = 0.02
-    #: first price of z(1 − z), its growth at every step taken while binaries are fractional, and the most
-    binary_price: float = 0.01
-    binary_growth: float = 1.5
-    binary_most: float = 0.5
-    #: scaled KKT residual at which a phase has converged
-    tolerance: float = 1e-5
-    backend: str = field(default="clarabel", metadata={"switch": False})
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("step_rule", STEP_RULES), ("surrogate", SURROGATES)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} = {getattr(self, name)!r}; must be one of {', '.join(allowed)}")
-        for name in ("prox_weight", "least_prox", "diminish", "penalty_floor", "binary_price", "binary_most", "tolerance"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} = {getattr(self, name)}; must be positive")
-        if not self.diminish < 1:
-            raise ValueError(f"diminish = {self.diminish}; must be below 1")
-        if self.doublings < 0:
-            raise ValueError(f"doublings = {self.doublings}; must be at least 0")
-        for name in ("penalty_factor", "binary_growth"):
-            if not getattr(self, name) > 1:
-                raise ValueError(f"{name} = {getattr(self, name)}; must be above 1")
-
-
-@dataclass(frozen=True)
-class NativeRecord:
-    """One iteration: merit before and after at the penalties of the step, whether it was taken, and what was measured."""
-
-    iteration: int
-    phase: str
-    merit_before: float
-    merit_after: float
-    taken: bool
-    objective: float
-    step_norm: float
-    infeasibility: float
-    fractional: float
-    residual: float
-    curvature: float
-    backend: str
-    #: variables that could move
-    variables: int
-
+__all__ = ["REACHED", "WHOLE", "NativeLoop"]
 
 #: Curvature beyond which a step is too short to mean anything, and untaken steps in a row after which a phase has stalled.
 _MOST_CURVATURE, _STALL = 1e7, 15
+#: A phase of at least so many iterations goes on like a stalled one when half of them are spent.
+_LONG = 60
 #: How often a stalled phase starts anew with fresh penalties, and its curvature then.
 _RENEWALS, _RENEWED_CURVATURE = 2, 1e-2
 #: Range of the adaptive curvature.
@@ -105,7 +44,7 @@ _ROW_SHARE, _FAIR_SHARE = 0.1, 0.05
 _NOISE = 1e-7
 #: Share of the promise at which curvature may fall.
 _GOOD_SHARE = 0.6
-#: Weight of the convex halves: shrinks by the first factor after steps that keep the share, grows by the second after those below the share.
+#: Weight of the convex halves: shrinks by this factor after steps that keep this share, grows by that one after those below that share.
 _HALF_SHRINK, _CLOSE_SHARE, _HALF_GROW, _POOR_SHARE, _LEAST_HALF = 1.5, 0.8, 2.0, 0.4, 0.02
 #: A step that keeps less of the promise is halved, this often at most, while that helps.
 _SHORT_SHARE, _HALVINGS = 0.3, 6
@@ -128,6 +67,8 @@ _CONVEX_TOLERANCE = 1e-8
 _MATERIAL = 1e-4
 #: Steps on the working set between two on the whole program: at first and after dormant variables woke up, and at most.
 _FEW_NARROW, _MOST_NARROW = 3, 16
+#: Share of the gain of the last whole step that steps on the working set must keep up.
+_NARROW_SHARE = 0.1
 #: Backends tried in turn after the chosen one has failed numerically.
 FALLBACKS = ("clarabel", "scs")
 #: How often another backend may help out in a phase: an iterate that needs more is where the program itself is degenerate.
@@ -182,7 +123,9 @@ class NativeLoop:
         self.prox, self.step_length, self.untaken, self.taken = self.settings.prox_weight, 1.0, 0, 0
         self._working: WorkingSet | None = None
         self._asleep = np.zeros(len(start), dtype=bool)
-        self._narrow_left, self._narrow_steps = 0, _FEW_NARROW
+        self._narrow_left, self._narrow_steps, self._whole_gain = 0, _FEW_NARROW, 0.0
+        #: after a stall: the halves count in full, and all steps are whole
+        self.careful = False
 
     def fixed(self, point: FloatArray, also: np.ndarray | None = None) -> NativeLoop:
         """A loop from ``point`` with its binaries (and the variables ``also``) fixed as they are there; it shares the history."""
@@ -218,10 +161,11 @@ class NativeLoop:
         return self.binary_rows if phase != "binary" else None
 
     def _iterate(self, name: str, iterations: int) -> str:
-        for _ in range(iterations):
+        for k in range(iterations):
             if name == "binary":
                 self._raise_price()
-            narrow = self._working if self._narrow_left else None
+            # what the last step leaves is reported for the whole
+            narrow = self._working if self._narrow_left and k < iterations - 1 else None
             step, backend = self._step(narrow)
             if step is None and narrow is not None:
                 narrow, self._narrow_left = None, 0
@@ -236,7 +180,8 @@ class NativeLoop:
                 return REACHED
             self._accept(replace(step, multipliers=multipliers), name, residual, backend)
             self._choose_set(narrow, point, multipliers)
-            if self.untaken >= _STALL or self.omega.max() > _MOST_CURVATURE:
+            slow = k + 1 == iterations // 2 and iterations >= _LONG
+            if slow or self.untaken >= _STALL or self.omega.max() > _MOST_CURVATURE:
                 if self.renewed == _RENEWALS or self.multipliers is None:
                     return "the merit could not be lowered any more"
                 self._renew_penalties(self.multipliers)
@@ -248,12 +193,13 @@ class NativeLoop:
         return np.minimum(s.penalty_factor * self.sub.multipliers_of_penalised(multipliers) + s.penalty_floor, _MOST_PENALTY)
 
     def _renew_penalties(self, multipliers: Multipliers) -> None:
-        """A stalled phase goes on with penalties of today's multipliers: some were raised for rows that have long been met."""
+        """A stalled or slow phase goes on carefully, with penalties of today's multipliers: some were raised for rows long met."""
         s = self.settings
         wanted = self._wanted_penalties(multipliers)
         self.penalty = np.where(self.is_binary, self.penalty, wanted)
         self.omega, self.size = np.full(self.sub.rows, _RENEWED_CURVATURE), np.ones(len(self.point))
         self.prox, self.untaken, self.renewed = s.prox_weight, 0, self.renewed + 1
+        self.careful, self.half_weight, self._narrow_left = True, 1.0, 0
 
     def _measured(self, step: Step, phase: str) -> tuple[FloatArray, Multipliers, KktResidual]:
         """Point, multipliers and residual: of the step, or of the same with consistent auxiliary variables, whichever is smaller."""
@@ -282,11 +228,16 @@ class NativeLoop:
 
     def _choose_set(self, narrow: WorkingSet | None, point: FloatArray, multipliers: Multipliers) -> None:
         """Which variables may move in the next step, after one on ``narrow`` (or the whole) that proposed ``point``."""
+        last = self.history[-1]
+        gain = last.merit_before - last.merit_after if last.taken else 0.0
         if narrow is not None:
-            self._narrow_left -= 1
+            # a step that gains little may want what is left out
+            self._narrow_left = self._narrow_left - 1 if gain > _NARROW_SHARE * self._whole_gain else 0
             if kkt_residual(narrow.sub.program, point, multipliers, ignore=self.binary_rows).total <= self.settings.tolerance:
                 self._narrow_left = 0
-        elif self.dormant is not None and self.taken >= _SETTLED[0] and self.untaken == 0:
+            return
+        self._whole_gain = gain
+        if self.dormant is not None and not self.careful and self.taken >= _SETTLED[0] and self.untaken == 0:
             asleep = np.zeros(len(self.point), dtype=bool)
             asleep[self.dormant(self.point)] = True
             woken = np.any(self._asleep & ~asleep)
@@ -381,7 +332,7 @@ class NativeLoop:
 
     def _adapt_half(self, share: float) -> bool:
         """Set the weight of the convex halves by the ``share`` of the promise that the whole step keeps; True: they were too flat."""
-        if self.settings.surrogate != "halves" or self.multipliers is None:
+        if self.careful or self.settings.surrogate != "halves" or self.multipliers is None:
             return False
         flat = share < _POOR_SHARE and self.half_weight < 1.0
         if share > _CLOSE_SHARE:

@@ -25,8 +25,9 @@ from schedopt.result import SolveResult, SolveStatus
 from schedopt.sca.conic import check_backend
 from schedopt.sca.iterate import NativeIterate
 from schedopt.sca.kkt import binary_multipliers, kkt_residual
-from schedopt.sca.native_loop import WHOLE, NativeLoop, NativeRecord, NativeSettings
+from schedopt.sca.native_loop import WHOLE, NativeLoop
 from schedopt.sca.native_rounding import round_native
+from schedopt.sca.native_settings import NativeRecord, NativeSettings
 from schedopt.schedule import Schedule
 from schedopt.solvers.base import Incumbent, ProgressCallback, SolverSettings, TimeLimitReached
 from schedopt.solvers.greedy_energy import GreedyEnergy
@@ -204,7 +205,9 @@ class _Run:
             self._tick(record.phase)
 
         native, s = self.native, self.switches
-        loop = NativeLoop(native.program, start, native.binaries, s, restore=native.restored, dormant=native.dormant, on_iteration=on_iteration)
+        loop = NativeLoop(
+            native.program, start, native.binaries, s, restore=native.restored, dormant=native.dormant, on_iteration=on_iteration
+        )
         cap = self.settings.max_iterations
         try:
             with self._timed("relaxation"):

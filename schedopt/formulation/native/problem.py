@@ -22,8 +22,8 @@ UNGATED = (
 )  # fmt: skip
 #: What an upload adds to sums, and uploads below this are none.
 GATED = (
-    "upload", "done", "done1", "done2", "band_used", "energy", "noise", "missed", "stale_steps", "stale_steps2", "done_steps", "done_steps2",
-    "local_noise",
+    "upload", "done", "done1", "done2", "band_used", "energy", "noise", "missed", "stale_steps", "stale_steps2",
+    "done_steps", "done_steps2", "local_noise",
 )  # fmt: skip
 UNUSED = 1e-6
 #: Affine rows Σ upload · use ≤ 1.
