@@ -27,6 +27,7 @@ VARIANTS: dict[str, Variant] = {
         Variant("prox_weight=0.1", "native_sca", "a proximal weight a hundred times larger", {"prox_weight": "0.1", "least_prox": "0.1"}),
         Variant("diminishing", "native_sca", "fixed majorant and diminishing steps instead of adaptive ones", {"step_rule": "diminishing"}),
         Variant("majorant", "native_sca", "the diagonal majorant alone as surrogate", {"surrogate": "majorant"}),
+        Variant("whole_steps", "native_sca", "every step on the whole program, no working sets", {"working_sets": "false"}),
         Variant("rate_cones", "native_sca", "rates as exponential cones instead of linearised", {"rate_cones": "true"}),
         Variant("penalty_factor=10", "native_sca", "penalties five times larger", {"penalty_factor": "10"}),
         Variant("no_polish", "native_sca", "what rounding alone gives", {"polish_rounds": "0"}),

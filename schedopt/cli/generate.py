@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from schedopt.cli.options import PositiveNumber, WholeNumber, json_option, output_option, seed_option
+from schedopt.cli.options import PositiveNumber, WholeNumber, json_option, key_and_value, output_option, seed_option
 from schedopt.cli.output import STDOUT, Command, Screen, print_json, write_output
 from schedopt.errors import InputError
 
@@ -70,9 +70,7 @@ def _list_settings(fields: dict[str, dataclasses.Field[Any]], *, as_json: bool) 
 
 def _parse_change(fields: dict[str, dataclasses.Field[Any]], change: str) -> tuple[str, Any]:
     """``FIELD=VALUE`` as the field's name and the value, for the settings to check; VALUE is JSON, or else plain text."""
-    name, equals, text = change.partition("=")
-    if not equals:
-        raise InputError(f"--set {change}: must be FIELD=VALUE; '--set help' lists the fields")
+    name, text = key_and_value(change, "FIELD=VALUE", "'--set help' lists the fields")
     if name not in fields:
         close = difflib.get_close_matches(name, fields, n=1)
         hint = f"did you mean {close[0]}? " if close else ""

@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["PositiveNumber", "WholeNumber", "json_option", "output_option", "seed_option"]
+from schedopt.errors import InputError
+
+__all__ = ["PositiveNumber", "WholeNumber", "json_option", "key_and_value", "output_option", "seed_option"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -50,6 +52,14 @@ class WholeNumber(click.ParamType):
             allowed = f"of at least {self.low}" if self.high is None else f"from {self.low} to {self.high}"
             self.fail(f"{value}; must be a whole number {allowed}", param, ctx)
         return number
+
+
+def key_and_value(change: str, form: str, remedy: str) -> tuple[str, str]:
+    """Both sides of the first ``=`` of a ``--set``. Raises :class:`~schedopt.errors.InputError`: what was given, ``form``, ``remedy``."""
+    key, equals, text = change.partition("=")
+    if not equals:
+        raise InputError(f"--set {change}: must be {form}; {remedy}")
+    return key, text
 
 
 def json_option(function: Function) -> Function:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from schedopt.cli.options import PositiveNumber, json_option, output_option, seed_option
+from schedopt.cli.options import PositiveNumber, json_option, key_and_value, output_option, seed_option
 from schedopt.cli.output import STDOUT, Command, Screen, number, print_json, write_output
 from schedopt.cli.signals import interruptible
 from schedopt.errors import InfeasibleError, InputError, SolverError
@@ -120,9 +120,7 @@ def _switches(solver: Solver, changes: tuple[str, ...]) -> dict[str, str]:
 
     found: dict[str, str] = {}
     for change in changes:
-        key, equals, value = change.partition("=")
-        if not equals:
-            raise InputError(f"--set {change}: must be KEY=VALUE; '--set help' lists the switches of the solver")
+        key, value = key_and_value(change, "KEY=VALUE", "'--set help' lists the switches of the solver")
         if key in found:
             raise InputError(f"--set {change}: {key} is given more than once")
         found[key] = value

@@ -109,15 +109,13 @@ def _through_cvxpy(data: ConicData, backend: str) -> ConicSolution | None:
         at += cone.rows
         if cone.rows == 0:
             continue
-        columns = [part[k :: cone.size] for k in range(cone.size)] if cone.count > 1 or cone.kind in ("second-order", "exponential") else []
         if cone.kind == "zero":
             constraints.append(part == 0)
         elif cone.kind == "nonnegative":
             constraints.append(part >= 0)
-        elif cone.kind == "second-order":
-            constraints.append(cp.SOC(columns[0], cp.vstack(columns[1:])))
         else:
-            constraints.append(cp.ExpCone(*columns))
+            first, *others = (part[k :: cone.size] for k in range(cone.size))
+            constraints.append(cp.SOC(first, cp.vstack(others)) if cone.kind == "second-order" else cp.ExpCone(first, *others))
     program = cp.Problem(cp.Minimize(data.cost @ x + 0.5 * cp.sum_squares(data.root @ x)), constraints)
     if not solve_conic(program, backend) or x.value is None or not np.all(np.isfinite(x.value)):
         return None

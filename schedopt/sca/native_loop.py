@@ -94,7 +94,7 @@ class NativeLoop:
         on_iteration: Callable[[NativeRecord, FloatArray], None] | None = None,
     ) -> None:
         self.program, self.settings, self.restore, self.on_iteration = program, settings, restore, on_iteration
-        self.dormant = dormant
+        self.dormant = dormant if settings.working_sets else None
         self.binaries = binaries
         self.history: list[NativeRecord] = []
         self.fallbacks: list[str] = []

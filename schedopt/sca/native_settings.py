@@ -22,6 +22,8 @@ class NativeSettings:
     surrogate: str = "halves"
     #: keep rates (and exponentials) as exponential cones instead of linearising them; not with ECOS, which cannot mix them with others
     rate_cones: bool = False
+    #: steps on the uploads made alone between steps on the whole program (see :mod:`schedopt.sca.working_set`)
+    working_sets: bool = True
     #: c of the diminishing rule
     diminish: float = 1e-3
     #: longest stretch of a step, in doublings (adaptive)

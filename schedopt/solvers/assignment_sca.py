@@ -27,7 +27,7 @@ from schedopt.sca.loop import RelaxedSolution, relaxed_objective, solve_relaxati
 from schedopt.sca.master import MasterPoint
 from schedopt.sca.pool import ColumnPool
 from schedopt.schedule import Schedule
-from schedopt.solvers.base import Incumbent, ProgressCallback, SolverSettings, TimeLimitReached
+from schedopt.solvers.base import Incumbent, ProgressCallback, SolverSettings
 from schedopt.solvers.greedy_energy import GreedyEnergy
 from schedopt.solvers.random_feasible import RandomFeasible
 from schedopt.solvers.reasons import why_nothing
@@ -87,15 +87,8 @@ class AssignmentSca:
             return held.result(self.name, SolveStatus.INFEASIBLE, seed=seed, reason=reason)
         switches = read_switches(self.name, AssignmentSwitches, settings.switches)
         run = _Run(problem, settings, switches, held, np.random.default_rng(seed))
-        status = SolveStatus.SOLVED
         try:
-            # an assignment whose numbers overflow costs infinitely much and drops out; the exact evaluator judges what is kept
-            with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-                run.all_phases()
-        except TimeLimitReached:
-            status = SolveStatus.TIME_LIMIT
-        except KeyboardInterrupt:
-            status = SolveStatus.INTERRUPTED
+            status = held.run(run.all_phases)
         except InfeasibleError as error:
             status, run.reason = SolveStatus.INFEASIBLE, str(error)
         if held.schedule is None and not run.reason:

@@ -140,6 +140,17 @@ class Incumbent:
         if self.progress is not None:
             self.progress(entry)
 
+    def run(self, phases: Callable[[], None]) -> SolveStatus:
+        """How ``phases()`` ends: by itself, by the time limit or by Ctrl-C. Numbers that overflow are the exact evaluator's to judge."""
+        try:
+            with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+                phases()
+        except TimeLimitReached:
+            return SolveStatus.TIME_LIMIT
+        except KeyboardInterrupt:
+            return SolveStatus.INTERRUPTED
+        return SolveStatus.SOLVED
+
     def result(self, solver: str, status: SolveStatus, *, seed: int, reason: str = "", **extra: object) -> SolveResult:
         """The outcome: infeasible if nothing feasible is held, else ``status``."""
         if self.schedule is None and status is SolveStatus.SOLVED:

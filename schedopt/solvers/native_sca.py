@@ -29,7 +29,7 @@ from schedopt.sca.native_loop import WHOLE, NativeLoop
 from schedopt.sca.native_rounding import round_native
 from schedopt.sca.native_settings import NativeRecord, NativeSettings
 from schedopt.schedule import Schedule
-from schedopt.solvers.base import Incumbent, ProgressCallback, SolverSettings, TimeLimitReached
+from schedopt.solvers.base import Incumbent, ProgressCallback, SolverSettings
 from schedopt.solvers.greedy_energy import GreedyEnergy
 from schedopt.solvers.random_feasible import RandomFeasible
 from schedopt.solvers.reasons import why_nothing
@@ -87,14 +87,7 @@ class NativeSca:
         if reason is not None:
             return held.result(self.name, SolveStatus.INFEASIBLE, seed=seed, reason=reason)
         run = _Run(problem, settings, switches, held, np.random.default_rng(seed), self.logs)
-        status = SolveStatus.SOLVED
-        try:
-            with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-                run.all_phases()
-        except TimeLimitReached:
-            status = SolveStatus.TIME_LIMIT
-        except KeyboardInterrupt:
-            status = SolveStatus.INTERRUPTED
+        status = held.run(run.all_phases)
         if held.schedule is None:
             run.notes.insert(0, run.why_nothing())
         return held.result(
