@@ -24,13 +24,14 @@ from schedopt.objective import evaluate_objective
 from schedopt.problem import Problem
 from schedopt.registry import get_solver
 from schedopt.solvers.base import SolverSettings
+from schedopt.solvers.native_sca import STARTS
 
 __all__ = ["Run", "instance", "measure"]
 
 #: Scaled residual that counts as converged, and the share of runs that must reach it.
 REACHED, SHARE = 1e-4, 0.95
 #: Iterations that a run may take, and no search after it: the relaxation is what is measured.
-SWITCHES = {"relaxed_iterations": "200", "binary_iterations": "0", "samples": "0", "polish_rounds": "0"}
+SWITCHES = {"binary_iterations": "0", "samples": "0", "polish_rounds": "0"}
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,13 @@ def instance(seed: int) -> Problem:
     return parse_problem(data)
 
 
-def measure(seed: int, solver: str = "native_sca") -> Run:
-    """Solve instance ``seed`` and recompute its residuals."""
+def measure(seed: int, solver: str = "native_sca", start: str = "heuristic") -> Run:
+    """Solve instance ``seed`` from ``start`` and recompute its residuals."""
     problem = instance(seed)
     kind = f"{problem.objective.mode} {len(problem.devices)}x{len(problem.tasks)}x{problem.horizon.slots}"
     try:
-        result = get_solver(solver).solve(problem, settings=SolverSettings(switches=SWITCHES, max_iterations=1000), seed=0)
+        settings = SolverSettings(switches={**SWITCHES, "start": start}, max_iterations=1000)
+        result = get_solver(solver).solve(problem, settings=settings, seed=0)
     except SchedOptError as error:
         return Run(seed, kind, 0, None, None, str(error))
     if result.iterate is None:
@@ -92,14 +94,15 @@ def measure(seed: int, solver: str = "native_sca") -> Run:
 @click.option("--runs", type=click.IntRange(1), default=100, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="First seed; the others follow.")
 @click.option("--solver", type=click.Choice(("native_sca", "native_sca_log")), default="native_sca", show_default=True)
+@click.option("--start", type=click.Choice(STARTS), default="heuristic", show_default=True, help="The others are infeasible.")
 @click.option("-o", "--output", type=click.Path(), help="Write all runs here as JSON.")
-def main(runs: int, seed: int, solver: str, output: str | None) -> None:
+def main(runs: int, seed: int, solver: str, start: str, output: str | None) -> None:
     """Residuals of random instances."""
     found: list[Run] = []
     console = Console()
     with click.progressbar(range(seed, seed + runs), file=sys.stderr, label=solver) as seeds:
         for number in seeds:
-            found.append(measure(number, solver))
+            found.append(measure(number, solver, start))
     # instances that no schedule fits have no program to solve
     posed = [run for run in found if run.residual is not None or run.iterations > 0]
     reached = sum(run.reached for run in posed)
@@ -109,12 +112,12 @@ def main(runs: int, seed: int, solver: str, output: str | None) -> None:
             table.add_row(str(run.seed), run.kind, str(run.iterations), "-" if run.residual is None else f"{run.residual:.1e}", run.end)
     if reached < len(posed):
         console.print(table)
-    console.print(f"{solver}: {reached} of {len(posed)} runs reach {REACHED:g} ({runs - len(posed)} instances are infeasible)")
+    console.print(f"{solver} from {start}: {reached} of {len(posed)} runs reach {REACHED:g} ({runs - len(posed)} instances are infeasible)")
     counts = [run.iterations for run in posed if run.reached]
     if counts:
         console.print(f"iterations: median {np.median(counts):.0f}, 90 % within {np.percentile(counts, 90):.0f}, most {max(counts)}")
     if output is not None:
-        write_text(output, json.dumps({"solver": solver, "runs": [asdict(run) for run in found]}, indent=1) + "\n")
+        write_text(output, json.dumps({"solver": solver, "start": start, "runs": [asdict(run) for run in found]}, indent=1) + "\n")
     sys.exit(0 if reached >= SHARE * len(posed) else 1)
 
 

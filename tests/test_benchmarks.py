@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from tiny import tiny_problem
 
 from benchmarks import __main__ as command
-from benchmarks import drivers
+from benchmarks import drivers, guarantee
 from benchmarks.cases import CASES, Case
 from benchmarks.drivers import Settings, run_cases, seconds_to_gap
 from benchmarks.iteration import __main__ as iteration_command
@@ -23,7 +24,9 @@ from benchmarks.solvers import __main__ as solvers_command
 from benchmarks.solvers.profile import PARTS
 from benchmarks.variants import variant
 from schedopt.io import save_problem
+from schedopt.registry import get_solver
 from schedopt.result import IterationRecord, SolveResult, SolveStatus
+from schedopt.solvers.base import SolverSettings
 
 QUICK = Settings(seed=1, time_limit_s=1.5, variants=1)
 
@@ -190,6 +193,21 @@ def test_pictures_need_matplotlib(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setattr("benchmarks.solvers.plot.find_spec", lambda name: None)
     assert solvers_command.main(["--plot", "out.png"]) == 2
     assert "pip install 'schedopt[report]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("start", ["heuristic", "spread"])
+def test_the_guarantee_counts_what_the_saved_points_show(start: str, tmp_path: Path) -> None:
+    output = tmp_path / "runs.json"
+    result = CliRunner().invoke(guarantee.main, ["--runs", "2", "--seed", "3", "--start", start, "-o", str(output)])
+    runs = json.loads(output.read_text())["runs"]
+    reached = sum(run["residual"] <= 1e-4 for run in runs)
+    assert f"from {start}: {reached} of 2 runs reach" in result.output
+    assert result.exit_code == (0 if reached == 2 else 1)
+    for run in runs:
+        problem = guarantee.instance(run["seed"])
+        switches = {**guarantee.SWITCHES, "start": start}
+        again = get_solver("native_sca").solve(problem, settings=SolverSettings(switches=switches, max_iterations=1000), seed=0)
+        assert again.iterate is not None and again.iterate.residuals(problem)[0].total == run["residual"]
 
 
 @pytest.mark.parametrize("main", [iteration_command.main, solvers_command.main])

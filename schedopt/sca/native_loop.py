@@ -141,14 +141,33 @@ class NativeLoop:
         return loop
 
     def phase(self, name: str, iterations: int) -> str:
-        """Iterate until the residual is reached, nothing moves, or ``iterations``; why it ended."""
-        self._renew(self.point)
+        """Iterate until the residual is reached, nothing moves, or ``iterations``; why it ended.
+
+        A long phase that has not converged by then spends its last third on a careful second try from where it began: another path, which
+        mostly ends elsewhere. The better residual stays.
+        """
+        start, penalty, before = self.point, self.penalty, len(self.history)
+        second = iterations >= _LONG
+        self._renew(start)
+        ended = self._attempt(name, 2 * iterations // 3 if second else iterations)
+        if second and ended != REACHED and self.residual is not None:
+            first = self.point, self.multipliers, self.residual, self.penalty, ended
+            self.penalty = penalty
+            self._renew(start)
+            self.careful = True
+            ended = self._attempt(name, iterations - (len(self.history) - before))
+            if self.residual is None or self.residual.total > first[2].total:
+                self.point, self.multipliers, self.residual, self.penalty, ended = first
+        return ended + self._unmet()
+
+    def _attempt(self, name: str, iterations: int) -> str:
+        """Iterate from where a phase was renewed; point, multipliers and residual belong together."""
         ended = self._iterate(name, iterations)
         if ended != REACHED and self.multipliers is not None:
             # steps may have been stretched or shortened: what is reported belongs to where the phase ended
             self.multipliers = least_multipliers(self.program, self.point, self.multipliers)
             self.residual = kkt_residual(self.program, self.point, self.multipliers, ignore=self._ignored(name))
-        return ended + self._unmet()
+        return ended
 
     def _unmet(self) -> str:
         """What rows are missed although missing them costs the most it can."""

@@ -50,7 +50,7 @@ class NativeSwitches(NativeSettings):
     #: how many starts; those after the first are random
     starts: int = 1
     #: iterations of the relaxation, of the binary phase, and of the resources after rounding
-    relaxed_iterations: int = 200
+    relaxed_iterations: int = 300
     binary_iterations: int = 8
     fixed_iterations: int = 40
     #: random roundings beside the plan of most weight
