@@ -112,10 +112,12 @@ def main(runs: int, seed: int, solver: str, start: str, output: str | None) -> N
             table.add_row(str(run.seed), run.kind, str(run.iterations), "-" if run.residual is None else f"{run.residual:.1e}", run.end)
     if reached < len(posed):
         console.print(table)
-    console.print(f"{solver} from {start}: {reached} of {len(posed)} runs reach {REACHED:g} ({runs - len(posed)} instances are infeasible)")
+    count = f"{reached} of {len(posed)} runs reach {REACHED:g}"
+    console.print(f"{solver} from {start}: {count} ({runs - len(posed)} instances are infeasible)", soft_wrap=True)
     counts = [run.iterations for run in posed if run.reached]
     if counts:
-        console.print(f"iterations: median {np.median(counts):.0f}, 90 % within {np.percentile(counts, 90):.0f}, most {max(counts)}")
+        middle, most = np.percentile(counts, [50, 90])
+        console.print(f"iterations: median {middle:.0f}, 90 % within {most:.0f}, most {max(counts)}", soft_wrap=True)
     if output is not None:
         write_text(output, json.dumps({"solver": solver, "start": start, "runs": [asdict(run) for run in found]}, indent=1) + "\n")
     sys.exit(0 if reached >= SHARE * len(posed) else 1)
