@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from builders import cases, make_problem, plain_device, plain_problem, plain_tas
 from hypothesis import given
 from tiny import tiny_problem_dict
 
-from schedopt.bounds.async_schedule import AsyncScheduleBound, aggregate, raw_terms
+from schedopt.bounds.async_schedule import AsyncScheduleBound, aggregate, fixed_terms, raw_terms
 from schedopt.constraints import validate_schedule
 from schedopt.errors import InputError
+from schedopt.formulation import candidates as module
 from schedopt.formulation.candidates import (
     MAX_STEP_GRID,
     Candidates,
@@ -28,8 +30,10 @@ from schedopt.formulation.candidates import (
     price_columns,
     steps_limit,
 )
+from schedopt.generate import GenerateSettings, generate_problem
 from schedopt.physics import compute_energy_j, evaluate_physics, transmit_power_w
 from schedopt.problem import TERMS, Problem
+from schedopt.sca.pool import first_prices
 from schedopt.schedule import Schedule
 
 # --- cases ---------------------------------------------------------------------------------------------------------------------------
@@ -227,6 +231,35 @@ def test_price_against_brute_force(seed: int) -> None:
         if least < -1e-6 * scale:
             assert priced.cost[k] <= least + 1e-6 * scale
             assert priced.lower[k] >= least - 1e-5 * scale
+
+
+@cases(60)
+@given(seeds)
+def test_candidates_that_are_sifted_out_have_no_negative_cost(seed: int) -> None:
+    """What is too much to remember is sifted by rough bounds first: the answer stays the same, to the accuracy of the roots."""
+    rng = np.random.default_rng(seed)
+    problem, candidates = nonempty_case(rng)
+    prices, for_bound = random_prices(rng, problem, candidates), bool(rng.random() < 0.5)
+    every = price(candidates, prices, for_bound=for_bound)
+    with patch.object(module, "_REMEMBERED", 0):
+        sifted = price(build_candidates(problem), prices, for_bound=for_bound)
+    scale = np.abs(prices.value[candidates.device, candidates.task]) * plain_columns(problem, candidates).h + np.abs(every.lower)
+    assert np.all(sifted.lower <= every.lower + 1e-6 * scale) and np.all(sifted.lower >= every.lower - 1e-6 * scale)
+    pays = every.cost < -1e-6 * scale
+    assert np.all(np.isfinite(sifted.cost[pays])) and np.all(np.abs(sifted.cost[pays] - every.cost[pays]) <= 1e-6 * scale[pays])
+    assert np.all(sifted.cost[~pays] >= -1e-5 * scale[~pays])
+
+
+def test_sifting_leaves_most_of_a_large_problem_aside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At prices at which few assignments pay, few are looked at."""
+    problem = generate_problem(GenerateSettings(devices=30, tasks=3, slots=20, max_staleness=4), seed=1)
+    candidates = build_candidates(problem)
+    prices = first_prices(problem, np.full(3, 8.0), 0.1 * fixed_terms(problem.arrays))
+    monkeypatch.setattr(module, "_REMEMBERED", 0)
+    looked = len(module._worth_a_look(candidates, prices, False))
+    paying = int(np.count_nonzero(price(candidates, prices).cost < 0.0))
+    assert 0 < paying < 0.1 * len(candidates)
+    assert paying <= looked < 1.3 * paying
 
 
 @cases(40)

@@ -123,16 +123,29 @@ class Candidates:
 
     def chunk(self, begin: int, stop: int, for_bound: bool) -> tuple[Candidates, _Blocks]:
         """Candidates begin..stop and their (candidate, steps) pairs, remembered while they fit in memory."""
-        blocks = for_bound and bool(np.any(self.block != self.steps))
-        key = (begin, stop, blocks)
+        key = (begin, stop, for_bound and bool(np.any(self.block != self.steps)))
         if key in self._chunks:
             return self._chunks[key]
-        chosen = self.take(slice(begin, stop))
-        last = self.steps[chosen.task]
-        made = (chosen, _blocks(chosen, self.block[chosen.task] if blocks else last, last))
-        if len(self) * self.steps.shape[1] <= _REMEMBERED:
+        made = _with_blocks(self.take(slice(begin, stop)), for_bound)
+        if self.remembered:
             self._chunks[key] = made
         return made
+
+    @property
+    def remembered(self) -> bool:
+        """Whether what does not depend on prices is kept for all candidates."""
+        return len(self) * self.steps.shape[1] <= _REMEMBERED
+
+    @cached_property
+    def templates(self) -> tuple[Candidates, IntArray]:
+        """The best case of every (device, task, length), with the best channel of the horizon; and which of them each candidate has."""
+        a = self.arrays
+        codes = (self.device * a.num_tasks + self.task) * (a.slots + 1) + self.end - self.start
+        _, first, of = np.unique(codes, return_index=True, return_inverse=True)
+        best = self.take(first)
+        noise = np.full(len(first), np.inf)
+        np.minimum.at(noise, of, self.uploads.noise_over_gain)
+        return replace(best, uploads=replace(best.uploads, noise_over_gain=noise)), of.astype(np.int32)
 
     @cached_property
     def _chunks(self) -> dict[tuple[int, int, bool], tuple[Candidates, _Blocks]]:
@@ -372,6 +385,45 @@ def _blocks(candidates: Candidates, first: IntArray, last: IntArray) -> _Blocks:
     return blocks.take(low_s <= high_s)
 
 
+def _with_blocks(candidates: Candidates, for_bound: bool) -> tuple[Candidates, _Blocks]:
+    """``candidates`` and their pairs with steps, or with blocks of steps where bounds must hold for all."""
+    last = candidates.steps[candidates.task]
+    return candidates, _blocks(candidates, candidates.block[candidates.task] if for_bound else last, last)
+
+
+def _worth_a_look(candidates: Candidates, prices: Prices, for_bound: bool) -> IntArray:
+    """Indices of the candidates that may have a negative cost: all others have none by bounds that take no root.
+
+    The best case of a (device, task, length) computes for as long as the best channel of the horizon allows; to it comes the upload in
+    the candidate's own slot, as if it might take all of it. Prices per instant only add to costs.
+    """
+    templates, of = candidates.templates
+    anywhere = replace(prices, instant_h=None, span_h=None, instant_noise=None)
+    best = np.zeros(len(templates))
+    per_chunk = max(1, _CHUNK // candidates.steps.shape[1])
+    for begin in range(0, len(templates), per_chunk):
+        cells = _cells(*_with_blocks(templates.take(slice(begin, begin + per_chunk)), for_bound), anywhere)
+        if len(cells.candidate):
+            _, compute, _ = _best_work(cells, cells.available_s - cells.low_s)
+            np.minimum.at(best, begin + cells.candidate, cells.fixed + compute)
+    index = np.flatnonzero((best < 0.0)[of])
+    for upload in (_least_upload, _best_upload):
+        cost = best[of[index]] + upload(candidates, index, prices)
+        index = index[cost < 0.0]
+    return index
+
+
+def _least_upload(candidates: Candidates, index: IntArray, prices: Prices) -> FloatArray:
+    """What an upload costs at least, whatever the bandwidth."""
+    return prices.energy[candidates.device[index]] * candidates.uploads.take(index).base_energy_j
+
+
+def _best_upload(candidates: Candidates, index: IntArray, prices: Prices) -> FloatArray:
+    """What an upload costs that takes the whole slot."""
+    energy, bandwidth = prices.energy[candidates.device[index]], prices.bandwidth[candidates.end[index] - 1]
+    return candidates.uploads.take(index).best(np.full(len(index), candidates.arrays.slot_s), energy, bandwidth).cost
+
+
 def _cells(candidates: Candidates, blocks: _Blocks, prices: Prices, *, prune: bool = True) -> _Cells:
     """Constants of the pairs at ``prices``; ``prune``: less those that cost more than they are worth even with free work."""
     a = candidates.arrays
@@ -486,18 +538,22 @@ def price(candidates: Candidates, prices: Prices, *, for_bound: bool = False) ->
     cost, lower = np.full(n, np.inf), np.zeros(n)
     best = [np.zeros(n) for _ in range(2)]
     per_chunk = max(1, _CHUNK // candidates.steps.shape[1])
-    for begin in range(0, n, per_chunk):
-        part = slice(begin, min(begin + per_chunk, n))
-        cells = _cells(*candidates.chunk(begin, part.stop, for_bound), prices)
-        cells = cells.take(_promising(cells, part.stop - begin))
+    worth = None if candidates.remembered else _worth_a_look(candidates, prices, for_bound)
+    for begin in range(0, n if worth is None else len(worth), per_chunk):
+        index = np.arange(begin, min(begin + per_chunk, n)) if worth is None else worth[begin : begin + per_chunk]
+        if worth is None:
+            cells = _cells(*candidates.chunk(begin, begin + len(index), for_bound), prices)
+        else:
+            cells = _cells(*_with_blocks(candidates.take(index), for_bound), prices)
+        cells = cells.take(_promising(cells, len(index)))
         if not len(cells.candidate):
             continue
         times, value, bound = _solve_cells(cells)
         order = np.lexsort((value, cells.candidate))
         first = order[np.unique(cells.candidate[order], return_index=True)[1]]
-        where = begin + cells.candidate[first]
+        where = index[cells.candidate[first]]
         cost[where] = value[first]
-        np.minimum.at(lower, begin + cells.candidate, bound)
+        np.minimum.at(lower, index[cells.candidate], bound)
         best[0][where], best[1][where] = cells.steps[first], times[first]
     found = np.flatnonzero(np.isfinite(cost))
     columns = _columns(candidates.take(found), found, best[0][found], best[1][found], prices)
