@@ -32,7 +32,7 @@ __all__ = ["REACHED", "WHOLE", "NativeLoop"]
 
 #: Curvature beyond which a step is too short to mean anything, and untaken steps in a row after which a phase has stalled.
 _MOST_CURVATURE, _STALL = 1e7, 15
-#: A phase of at least so many iterations goes on like a stalled one when half of them are spent.
+#: An attempt of at least so many iterations goes on like a stalled one when three quarters of them are spent.
 _LONG = 60
 #: How often a stalled phase starts anew with fresh penalties, and its curvature then.
 _RENEWALS, _RENEWED_CURVATURE = 2, 1e-2
@@ -199,7 +199,7 @@ class NativeLoop:
                 return REACHED
             self._accept(replace(step, multipliers=multipliers), name, residual, backend)
             self._choose_set(narrow, point, multipliers)
-            slow = k + 1 == iterations // 2 and iterations >= _LONG
+            slow = k + 1 == 3 * iterations // 4 and iterations >= _LONG
             if slow or self.untaken >= _STALL or self.omega.max() > _MOST_CURVATURE:
                 if self.renewed == _RENEWALS or self.multipliers is None:
                     return "the merit could not be lowered any more"
@@ -244,6 +244,31 @@ class NativeLoop:
         elif self.untaken == 0 and self.fractional() > WHOLE:
             self.price = min(self.price * s.binary_growth, s.binary_most)
         self.penalty[self.is_binary] = self.price
+
+    def return_to(self, point: FloatArray, multipliers: Multipliers) -> None:
+        """Back to an earlier point of the relaxation, where binaries have no price."""
+        self.point, self.multipliers, self.price = point, multipliers, 0.0
+        self.penalty = np.where(self.is_binary, 0.0, self.penalty)
+
+    def go_on_with(self, point: FloatArray, frozen: np.ndarray, iterations: int) -> None:
+        """A few steps from ``point`` in which the variables of the mask ``frozen`` stay; penalties and multipliers go on.
+
+        For diving, whose points differ from the last one in a few binaries: no residual is reached, nor asked for.
+        """
+        self.point, self.untaken, self.prox = np.clip(point, self.program.lower, self.program.upper), 0, self.settings.prox_weight
+        self.size, self.half_weight = np.ones(len(point)), 1.0
+        for k in range(iterations):
+            asleep = frozen.copy()
+            if self.dormant is not None and k % (_FEW_NARROW + 1):
+                asleep[self.dormant(self.point)] = True
+            step, backend = self._step(working_set(self.sub, self.point, np.flatnonzero(asleep)))
+            if step is None:
+                return
+            self._moving = int(np.count_nonzero(self.program.free & ~asleep))
+            point, multipliers, residual = self._measured(step, "dive")
+            self._accept(replace(step, multipliers=multipliers), "dive", residual, backend)
+            if self.untaken > _FEW_NARROW:
+                return
 
     def _choose_set(self, narrow: WorkingSet | None, point: FloatArray, multipliers: Multipliers) -> None:
         """Which variables may move in the next step, after one on ``narrow`` (or the whole) that proposed ``point``."""

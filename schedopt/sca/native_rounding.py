@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from schedopt.formulation.candidates import Candidates, best_paths
-from schedopt.formulation.native import NativeProblem
+from schedopt.formulation.native import TENSORS, NativeProblem
 from schedopt.problem import FloatArray, IntArray
+from schedopt.sca.native_loop import NativeLoop
 from schedopt.schedule import Schedule
 
-__all__ = ["interval_weights", "round_native"]
+__all__ = ["dive_native", "interval_weights", "round_native"]
 
 #: Weights below this are what an interior-point method leaves of zero.
 _NOTHING = 1e-4
@@ -38,6 +39,40 @@ def interval_weights(receive: FloatArray, upload: FloatArray) -> tuple[IntArray,
     return whole[:, 0], whole[:, 1], whole[:, 2], table[:, 3]
 
 
+def dive_native(native: NativeProblem, candidates: Candidates, loop: NativeLoop, *, rounds: int, iterations: int) -> FloatArray:
+    """The point that is left when device after device gets the plan of most weight, the surest first, and the rest moves to fit.
+
+    ``rounds``: devices are fixed in this many groups; ``iterations`` of ``loop`` (which goes on from its point) after each.
+    """
+    a = native.problem.arrays
+    frozen = np.zeros(native.program.variables, dtype=bool)
+    left = np.ones(a.num_devices, dtype=bool)
+    for number in range(rounds):
+        plan = round_native(native, candidates, loop.point)
+        sure = np.where(left, _certainty(native, loop.point, plan), -1.0)
+        chosen = np.argsort(-sure, kind="stable")[: -(-np.count_nonzero(left) // (rounds - number))]
+        left[chosen] = False
+        fixed = np.isin(native.device, chosen)
+        values = {name: native.tensor(loop.point, name).copy() for name in (*TENSORS, "before")}
+        mine = plan.take(np.isin(plan.device, chosen))
+        row = native.rows_of(mine.device, mine.task)
+        values["receive"][fixed] = values["upload"][fixed] = 0.0
+        values["receive"][row, mine.start] = values["upload"][row, mine.end - 1] = 1.0
+        frozen[native.blocks["receive"][fixed]] = frozen[native.blocks["upload"][fixed]] = True
+        loop.go_on_with(native.complete(values), frozen, iterations)
+    return loop.point
+
+
+def _certainty(native: NativeProblem, v: FloatArray, plan: Schedule) -> FloatArray:
+    """Share of each device's uploads in ``v`` that its assignments in ``plan`` end with, less what they add, shape (I,)."""
+    upload = native.tensor(v, "upload")
+    whole = np.zeros_like(upload)
+    whole[native.rows_of(plan.device, plan.task), plan.end - 1] = 1.0
+    devices = native.problem.arrays.num_devices
+    off = np.bincount(native.device, weights=np.abs(upload - whole).sum(axis=1), minlength=devices)
+    return 1.0 - off / np.maximum(np.bincount(native.device, weights=whole.sum(axis=1), minlength=devices), 1.0)
+
+
 def round_native(native: NativeProblem, candidates: Candidates, v: FloatArray, rng: np.random.Generator | None = None) -> Schedule:
     """The plan of each device with the most weight per slot, whole steps and batches; resources are not yet set.
 
@@ -58,9 +93,7 @@ def round_native(native: NativeProblem, candidates: Candidates, v: FloatArray, r
     cost = np.where(total > 0, -total * (candidates.end - candidates.start), np.inf)
     chosen = best_paths(candidates, cost).chosen
     i, j = candidates.device[chosen], candidates.task[chosen]
-    row = np.full((a.num_devices, a.num_tasks), -1)
-    row[native.device, native.task] = np.arange(len(native.device))
-    cell = row[i, j], candidates.end[chosen] - 1
+    cell = native.rows_of(i, j), candidates.end[chosen] - 1
     steps = np.clip(np.round(native.tensor(v, "steps")[cell]), 1, candidates.steps.max(axis=1)[j])
     batch = np.clip(np.round(native.tensor(v, "batch")[cell]), a.min_batch[j], a.samples[i, j])
     zero = np.zeros(len(chosen))

@@ -1,8 +1,8 @@
 """The published route (formulation 4a): relaxation and proximal SCA on the scheduling tensors, then rounding.
 
-Phases: the relaxation from one or several starts, to a KKT point; a growing price of fractional binaries; rounding to whole plans; the
-same SCA on the resources with the binaries fixed, to a KKT point of the program with its binaries; whole steps and batches, least-energy
-resources, and, if asked, local moves. A feasible schedule is held from the first start on.
+Phases: the relaxation from one or several starts, to a KKT point; a growing price of fractional binaries; rounding to whole plans, by their
+weights and by a dive; the same SCA on the resources with the binaries fixed, to a KKT point of the program with its binaries; whole steps
+and batches, least-energy resources, and, if asked, local moves. A feasible schedule is held from the first start on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from schedopt.sca.conic import check_backend
 from schedopt.sca.iterate import NativeIterate
 from schedopt.sca.kkt import binary_multipliers, kkt_residual
 from schedopt.sca.native_loop import WHOLE, NativeLoop
-from schedopt.sca.native_rounding import round_native
+from schedopt.sca.native_rounding import dive_native, round_native
 from schedopt.sca.native_settings import NativeRecord, NativeSettings
 from schedopt.schedule import Schedule
 from schedopt.solvers.base import Incumbent, ProgressCallback, SolverSettings
@@ -39,6 +39,7 @@ from schedopt.state import Merit, State, state_of
 __all__ = ["NativeSca", "NativeScaLog", "NativeSwitches"]
 
 STARTS = ("heuristic", "spread", "random")
+ROUNDINGS = ("dive", "weights")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,12 @@ class NativeSwitches(NativeSettings):
     relaxed_iterations: int = 300
     binary_iterations: int = 8
     fixed_iterations: int = 40
-    #: random roundings beside the plan of most weight
+    #: ``dive``: device after device gets a whole plan and the rest moves to fit; ``weights``: all at once, by their weights alone
+    rounding: str = "dive"
+    #: groups in which devices are fixed in a dive, and iterations after each
+    dive_rounds: int = 5
+    dive_iterations: int = 8
+    #: random roundings by weights, beside the plan of most weight
     samples: int = 5
     #: rounds of local moves on the exact objective after rounding; 0: none
     polish_rounds: int = 3
@@ -61,10 +67,12 @@ class NativeSwitches(NativeSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.start not in STARTS:
-            raise ValueError(f"start = {self.start!r}; must be one of {', '.join(STARTS)}")
-        for name in ("starts", "relaxed_iterations", "binary_iterations", "fixed_iterations", "samples", "polish_rounds"):
-            least = int(name in ("starts", "relaxed_iterations"))
+        for name, words in (("start", STARTS), ("rounding", ROUNDINGS)):
+            if getattr(self, name) not in words:
+                raise ValueError(f"{name} = {getattr(self, name)!r}; must be one of {', '.join(words)}")
+        positive = ("starts", "relaxed_iterations", "dive_rounds", "dive_iterations")
+        for name in (*positive, "binary_iterations", "fixed_iterations", "samples", "polish_rounds"):
+            least = int(name in positive)
             if getattr(self, name) < least:
                 raise ValueError(f"{name} = {getattr(self, name)}; must be at least {least}")
 
@@ -234,6 +242,8 @@ class _Run:
             if state is None and self.relaxed is not loop.point:
                 state = self._rounded(self.relaxed)
         self._tick("round")
+        if self.switches.rounding == "dive" and self.relaxed_multipliers is not None:
+            state = self._dived(loop, state)
         if state is None:
             return np.inf
         self.details["rounded_objective"] = state.evaluation.objective
@@ -251,6 +261,15 @@ class _Run:
             state = repair(self.problem, round_native(self.native, self.candidates, point, self.rng if number else None))
             best = self._better(best, state)
         return best
+
+    def _dived(self, loop: NativeLoop, best: State | None) -> State | None:
+        """``best`` or, if better, what a dive from the relaxed point ends at."""
+        s = self.switches
+        with self._timed("dive"):
+            loop.return_to(self.relaxed, self.relaxed_multipliers)
+            point = dive_native(self.native, self.candidates, loop, rounds=s.dive_rounds, iterations=s.dive_iterations)
+        with self._timed("rounding"):
+            return self._better(best, repair(self.problem, round_native(self.native, self.candidates, point)))
 
     def _better(self, best: State | None, state: State | None) -> State | None:
         if state is None:

@@ -26,13 +26,13 @@ from __future__ import annotations
 import numpy as np
 
 from schedopt.formulation.native.bound_rows import bound_rows, error_rows
-from schedopt.formulation.native.problem import NativeProblem
+from schedopt.formulation.native.problem import TENSORS, NativeProblem
 from schedopt.formulation.native.rows import binary_rows, cost_of, scheduling_rows, time_and_energy_rows
 from schedopt.formulation.native.variables import Build, declare_variables
 from schedopt.formulation.nlp import Program, RateRows, RowBuilder
 from schedopt.problem import Problem
 
-__all__ = ["NativeProblem", "build_native"]
+__all__ = ["TENSORS", "NativeProblem", "build_native"]
 
 
 def build_native(problem: Problem, *, logs: bool = False) -> NativeProblem:

@@ -11,7 +11,7 @@ from schedopt.formulation.nlp import Program
 from schedopt.problem import FloatArray, IntArray, Problem
 from schedopt.schedule import Schedule
 
-__all__ = ["NativeProblem"]
+__all__ = ["TENSORS", "NativeProblem"]
 
 #: The published tensors: all other variables follow from them (and from "before").
 TENSORS = ("receive", "upload", "steps", "batch", "freq", "power", "bandwidth")
@@ -58,6 +58,12 @@ class NativeProblem:
             return np.exp(v[self.blocks[f"log_{name}"]]) * self.scale[name]
         return v[self.blocks[name]] * self.scale[name]
 
+    def rows_of(self, device: IntArray, task: IntArray) -> IntArray:
+        """Row of each (device, task) in the tensors, −1 where the device cannot train the task at all."""
+        row = np.full((self.problem.arrays.num_devices, self.problem.arrays.num_tasks), -1)
+        row[self.device, self.task] = np.arange(len(self.device))
+        return row[device, task]
+
     def usable(self, schedule: Schedule) -> np.ndarray:
         """Mask of the assignments whose device can train the task at all."""
         known = np.zeros((self.problem.arrays.num_devices, self.problem.arrays.num_tasks), dtype=bool)
@@ -69,9 +75,7 @@ class NativeProblem:
 
         Where nothing is uploaded, the resources are those of the least work, done slowly and sent with all power over all the band.
         """
-        pair = np.full((self.problem.arrays.num_devices, self.problem.arrays.num_tasks), -1)
-        pair[self.device, self.task] = np.arange(len(self.device))
-        q, slot = pair[schedule.device, schedule.task], schedule.end - 1
+        q, slot = self.rows_of(schedule.device, schedule.task), schedule.end - 1
         if np.any(q < 0):
             raise KeyError("an assignment of a pair that cannot train")
         names = TENSORS
