@@ -31,7 +31,7 @@ __all__ = ["Run", "instance", "measure"]
 #: Scaled residual that counts as converged, and the share of runs that must reach it.
 REACHED, SHARE = 1e-4, 0.95
 #: Iterations that a run may take, and no search after it: the relaxation is what is measured.
-SWITCHES = {"binary_iterations": "0", "samples": "0", "polish_rounds": "0"}
+SWITCHES = {"binary_iterations": "0", "rounding": "weights", "samples": "0", "polish_rounds": "0"}
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ VARIANTS: dict[str, Variant] = {
         Variant("whole_steps", "native_sca", "every step on the whole program, no working sets", {"working_sets": "false"}),
         Variant("rate_cones", "native_sca", "rates as exponential cones instead of linearised", {"rate_cones": "true"}),
         Variant("penalty_factor=10", "native_sca", "penalties five times larger", {"penalty_factor": "10"}),
+        Variant("weights", "native_sca", "rounding by weights alone, no dive", {"rounding": "weights"}),
         Variant("no_polish", "native_sca", "what rounding alone gives", {"polish_rounds": "0"}),
         Variant("one_rounding", "native_sca", "the plan of most weight alone, no random roundings", {"samples": "0"}),
         Variant("spread", "native_sca", "a fractional start instead of a heuristic's schedule", {"start": "spread"}),

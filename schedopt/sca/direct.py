@@ -59,7 +59,10 @@ _GAP = 1e-7
 
 
 def solve_direct(data: ConicData, backend: str) -> ConicSolution | None:
-    """Solve with a backend of :mod:`schedopt.sca.conic`; None if it fails or says infeasible."""
+    """Solve with a backend of :mod:`schedopt.sca.conic`; None if it fails, says infeasible, or the data are beyond 64-bit numbers."""
+    parts = (data.root.data, data.cost, data.matrix.data, data.b)
+    if not all(np.all(np.isfinite(part)) for part in parts):
+        return None
     return _clarabel(data) if backend == "clarabel" else _through_cvxpy(data, backend)
 
 

@@ -261,10 +261,12 @@ class NativeLoop:
             asleep = frozen.copy()
             if self.dormant is not None and k % (_FEW_NARROW + 1):
                 asleep[self.dormant(self.point)] = True
+            self._moving = int(np.count_nonzero(self.program.free & ~asleep))
+            if self._moving == 0:
+                return
             step, backend = self._step(working_set(self.sub, self.point, np.flatnonzero(asleep)))
             if step is None:
                 return
-            self._moving = int(np.count_nonzero(self.program.free & ~asleep))
             point, multipliers, residual = self._measured(step, "dive")
             self._accept(replace(step, multipliers=multipliers), "dive", residual, backend)
             if self.untaken > _FEW_NARROW:
@@ -284,6 +286,8 @@ class NativeLoop:
         if self.dormant is not None and not self.careful and self.taken >= _SETTLED[0] and self.untaken == 0:
             asleep = np.zeros(len(self.point), dtype=bool)
             asleep[self.dormant(self.point)] = True
+            if not np.any(self.program.free & ~asleep):
+                return
             woken = np.any(self._asleep & ~asleep)
             self._narrow_steps = _FEW_NARROW if woken else min(2 * self._narrow_steps, _MOST_NARROW)
             self._asleep, self._narrow_left = asleep, self._narrow_steps

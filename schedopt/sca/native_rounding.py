@@ -12,6 +12,8 @@ from schedopt.schedule import Schedule
 
 __all__ = ["dive_native", "interval_weights", "round_native"]
 
+#: Least share of the full resources that an upload starts with.
+_LEAST_SHARE = 1e-3
 #: Weights below this are what an interior-point method leaves of zero.
 _NOTHING = 1e-4
 
@@ -56,8 +58,15 @@ def dive_native(native: NativeProblem, candidates: Candidates, loop: NativeLoop,
         values = {name: native.tensor(loop.point, name).copy() for name in (*TENSORS, "before")}
         mine = plan.take(np.isin(plan.device, chosen))
         row = native.rows_of(mine.device, mine.task)
+        cell = row, mine.end - 1
+        new = values["upload"][cell] < 0.5
         values["receive"][fixed] = values["upload"][fixed] = 0.0
-        values["receive"][row, mine.start] = values["upload"][row, mine.end - 1] = 1.0
+        values["receive"][row, mine.start] = values["upload"][cell] = 1.0
+        # what the relaxed point hardly did, it may have planned without band or power: all power, and a share of the band
+        crowd = np.bincount(plan.end - 1, minlength=a.slots)[mine.end - 1]
+        most = {"freq": a.freq_max_hz[mine.device], "power": a.max_power_w[mine.device], "bandwidth": a.bandwidth_hz / crowd}
+        for name, full in most.items():
+            values[name][cell] = np.where(new, full, np.maximum(values[name][cell], _LEAST_SHARE * full))
         frozen[native.blocks["receive"][fixed]] = frozen[native.blocks["upload"][fixed]] = True
         loop.go_on_with(native.complete(values), frozen, iterations)
     return loop.point
