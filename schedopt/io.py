@@ -13,6 +13,7 @@ import io
 import os
 import secrets
 import stat
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -234,6 +235,13 @@ def save_iterate(path: PathLike, iterate: NativeIterate) -> None:
         _replace(_target(path), buffer.getvalue())
 
 
+#: What NumPy and zipfile raise at files that are not what they seem.
+_DAMAGED = (
+    ValueError, KeyError, OSError, EOFError, TypeError, NotImplementedError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile,
+    zlib.error,
+)  # fmt: skip
+
+
 def load_iterate(path: PathLike) -> NativeIterate:
     """Read what :func:`save_iterate` wrote. Raises :class:`~schedopt.errors.InputError`."""
     from schedopt.sca.iterate import NativeIterate
@@ -242,7 +250,7 @@ def load_iterate(path: PathLike) -> NativeIterate:
         try:
             with np.load(io.BytesIO(_read_bytes(path)), allow_pickle=False) as arrays:
                 return NativeIterate.from_arrays(dict(arrays))
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, TypeError):
+        except _DAMAGED:
             raise InputError("not a file that --save-iterate wrote") from None
 
 

@@ -793,3 +793,15 @@ def test_doctor_without_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {entry["remedy"] for entry in document["optional"]} == {
         "pip install 'schedopt[runtime]'", "pip install 'schedopt[scip]'", "pip install 'schedopt[report]'",
     }  # fmt: skip
+
+
+def test_an_iterate_needs_a_file_of_its_own(tmp_path: Path) -> None:
+    problem = str(Path(__file__).parent.parent / "problems" / "tiny_2dev_1task.json")
+    both = str(tmp_path / "both.json")
+    for arguments, words in ((["--save-iterate", "-"], "must be a file"), (["-o", both, "--save-iterate", both], "must be another one")):
+        result = run("solve", problem, "--solver", "native_sca", *arguments)
+        assert result.exit_code == 2 and words in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "both.json").exists()
+    late = str(tmp_path / "it.npz")
+    result = run("solve", problem, "--solver", "native_sca", "--time-limit", "0.001", "--save-iterate", late)
+    assert "not written" in result.stderr and not (tmp_path / "it.npz").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from tiny import tiny_problem
 from schedopt.errors import InputError
 from schedopt.formulation.native import build_native
 from schedopt.formulation.nlp import Program, QuotientRows, RateRows, RowBuilder
+from schedopt.io import load_iterate, save_iterate
 from schedopt.registry import solve
 from schedopt.result import SolveResult
 from schedopt.sca.iterate import NativeIterate
@@ -154,7 +156,9 @@ def test_ignored_rows_do_not_count() -> None:
 
 
 def by_differences(program: Program, v: np.ndarray, multipliers: Multipliers, skip: np.ndarray) -> float:
-    """The residual from values of rows alone."""
+    """The residual from values of rows alone; rows that are skipped are none at all."""
+    left = np.where(skip, 0.0, multipliers.nonconvex_inequalities)
+    multipliers = replace(multipliers, nonconvex_inequalities=left)
 
     def lagrangian(u: np.ndarray) -> float:
         return float(program.cost @ u) + sum(float(getattr(multipliers, name) @ getattr(program, name).values(u)) for name in CLASSES)
@@ -166,15 +170,27 @@ def by_differences(program: Program, v: np.ndarray, multipliers: Multipliers, sk
     sizes = []
     for name in CLASSES:
         for k, (m, f) in enumerate(zip(getattr(multipliers, name), getattr(program, name).values(v), strict=True)):
-            sizes.append(abs(m))
             if name == "nonconvex_inequalities" and skip[k]:
                 continue
+            sizes.append(abs(m))
             if name.endswith("_equalities"):
                 feasible = max(feasible, abs(f))
             else:
                 complementary, feasible = max(complementary, abs(min(m, -f))), max(feasible, f)
-    scale = max(1.0, sum(sizes) / len(sizes) / 100)
+    scale = min(max(1.0, sum(sizes) / len(sizes) / 100), 10.0)
     return max(stationary / scale, complementary / scale, feasible)
+
+
+def test_huge_multipliers_excuse_little_and_numbers_must_be_finite() -> None:
+    """A gradient of 1 stays one of at least 0.1, however large the multipliers of rows that cancel each other."""
+    program = build_native(tiny_problem(np.random.default_rng(0), 2, 1, 2)).program
+    zero = Multipliers(**{name: np.zeros(len(getattr(program, name))) for name in CLASSES})
+    v = np.minimum(np.maximum(np.ones(program.variables), program.lower), program.upper)
+    plain = kkt_residual(program, v, zero).stationarity
+    assert plain > 1e-3
+    huge = replace(zero, rates=np.full(len(program.rates), 1e9))
+    assert kkt_residual(program, v, huge).total >= plain / 10
+    assert kkt_residual(program, np.full(program.variables, np.nan), zero).total == np.inf
 
 
 @pytest.mark.parametrize("logs", [False, True], ids=["products", "logs"])
@@ -324,3 +340,28 @@ def test_a_changed_iterate_shows(solved: tuple[Any, SolveResult]) -> None:
     assert moved.residuals(problem)[0].total > 5e-3
     doubled = replace(iterate.relaxed_multipliers, nonconvex_inequalities=2.0 * iterate.relaxed_multipliers.nonconvex_inequalities)
     assert replace(iterate, relaxed_multipliers=doubled).residuals(problem)[0].total > 1e-2
+
+
+def test_iterates_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    """Damaged files, and arrays of another length or of no numbers, are named."""
+    problem = tiny_problem(np.random.default_rng(1), 2, 1, 2)
+    result = solve(problem, solver="native_sca")
+    assert result.iterate is not None
+    arrays = result.iterate.arrays()
+    for name, change in (("relaxed", arrays["relaxed"][1:]), ("relaxed.affine", arrays["relaxed.affine"] * np.nan)):
+        with pytest.raises(InputError, match=name):
+            NativeIterate.from_arrays({**arrays, name: change}).residuals(problem)
+    path = tmp_path / "it.npz"
+    save_iterate(path, result.iterate)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for _ in range(40):
+        damaged = bytearray(whole)
+        for at in rng.integers(0, len(whole), 20):
+            damaged[at] = rng.integers(0, 256)
+        path.write_bytes(bytes(damaged))
+        try:
+            load_iterate(path)
+        except InputError:
+            refused += 1
+    assert refused > 20

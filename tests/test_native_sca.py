@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
+import clarabel
+import cvxpy as cp
 import numpy as np
 import pytest
 from builders import make_problem, plain_device, plain_problem, plain_task
+from cvxpy.reductions.solvers.solving_chain import SolvingChain
 from tiny import tiny_problem, tiny_problem_dict
 
 from schedopt.constraints import validate_schedule
 from schedopt.errors import InputError, SolverError
+from schedopt.formulation.native import build_native
 from schedopt.objective import evaluate_objective
 from schedopt.problem import Problem
 from schedopt.registry import solve
 from schedopt.result import IterationRecord, SolveResult, SolveStatus
 from schedopt.sca import native_step
-from schedopt.sca.conic import mosek_licence_problem
+from schedopt.sca.conic import mosek_licence_problem, solve_conic
 from schedopt.sca.direct import solve_direct
+from schedopt.sca.native_loop import NativeLoop
 from schedopt.solvers.base import SolverSettings
+from schedopt.solvers.greedy_energy import GreedyEnergy
 from schedopt.solvers.native_sca import NativeSwitches
 from schedopt.solvers.switches import list_switches, read_switches
 
@@ -297,3 +304,89 @@ def test_nothing_to_do_costs_nothing(solver: str) -> None:
     problem = make_problem(plain_problem(tasks=[plain_task(weight=0.0)]))
     result = solve(problem, solver=solver)
     assert result.objective == 0.0 and result.schedule is not None and len(result.schedule) == 0
+
+
+# --- what must not be lost ---------------------------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_in_the_start_heuristic_ends_the_solve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heuristics end with what they hold when interrupted; the solver that called them must not go on."""
+    problem, solving = small_problem("weighted", 0), GreedyEnergy.solve
+
+    def interrupted(self: GreedyEnergy, *arguments: Any, **options: Any) -> SolveResult:
+        return replace(solving(self, *arguments, **options), status=SolveStatus.INTERRUPTED)
+
+    monkeypatch.setattr(GreedyEnergy, "solve", interrupted)
+    result = solve(problem, solver="native_sca")
+    assert result.status is SolveStatus.INTERRUPTED and result.schedule is not None
+
+
+def test_a_later_start_that_fails_leaves_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = small_problem("weighted", 0)
+    plain = solve(problem, solver="native_sca")
+    starts = NativeLoop.phase
+    seen: list[str] = []
+
+    def failing(self: NativeLoop, name: str, iterations: int) -> str:
+        seen.append(name)
+        return "no backend could solve the subproblem" if seen.count("relaxed") > 1 else starts(self, name, iterations)
+
+    monkeypatch.setattr(NativeLoop, "phase", failing)
+    result = solve(problem, solver="native_sca", settings=SolverSettings(switches={"starts": "3"}))
+    assert seen.count("relaxed") == 2
+    assert result.objective == plain.objective and "start 2: no backend" in result.reason
+
+
+def test_resources_that_do_not_converge_are_told() -> None:
+    result = solve(small_problem("weighted", 0), solver="native_sca", settings=SolverSettings(switches={"fixed_iterations": "1"}))
+    assert re.search(r"resources: iteration limit, KKT residual \d", result.reason)
+
+
+@SOLVERS
+def test_warm_starts_are_brought_within_todays_limits(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A schedule of the same problem from before its limits changed: as many steps and samples as are allowed now."""
+    problem = small_problem("weighted", 0)
+    schedule = solve(problem, solver="greedy_energy").schedule
+    assert schedule is not None
+    wild = replace(schedule, steps=schedule.steps * 0 + 10**6, batch=schedule.batch * 0 + 1)
+    starts: list[np.ndarray] = []
+    phase = NativeLoop.phase
+
+    def watched(self: NativeLoop, name: str, iterations: int) -> str:
+        starts.append(self.point.copy())
+        return phase(self, name, iterations)
+
+    monkeypatch.setattr(NativeLoop, "phase", watched)
+    result = solve(problem, solver=solver, settings=SolverSettings(warm_start=wild))
+    check(problem, result)
+    native = build_native(problem, logs=solver.endswith("log"))
+    used = starts[0][native.blocks["upload"]] > 0.5
+    steps, batch = (native.tensor(starts[0], name)[used] for name in ("steps", "batch"))
+    assert len(steps) == len(schedule) and np.all(steps <= problem.arrays.max_steps.max() * (1 + 1e-9))
+    assert np.all(batch >= problem.arrays.min_batch.min() * (1 - 1e-9))
+
+
+@pytest.mark.parametrize(("backend", "info"), [("scs", {"status": "Interrupted"}), ("ecos", {"exitFlag": -4})])
+def test_an_interrupt_that_a_backend_caught_is_passed_on(monkeypatch: pytest.MonkeyPatch, backend: str, info: dict[str, Any]) -> None:
+    pytest.importorskip(backend)
+    monkeypatch.setattr(SolvingChain, "solve_via_data", lambda *arguments, **options: {"info": info})
+    x = cp.Variable()
+    with pytest.raises(KeyboardInterrupt):
+        solve_conic(cp.Problem(cp.Minimize(x), [x >= 1]), backend)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError, ArithmeticError])
+def test_exceptions_of_a_backend_are_failures(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    """Another backend takes over, and the result says so."""
+    calls: list[int] = []
+    make = clarabel.DefaultSolver
+
+    def breaking(*data: Any) -> Any:
+        calls.append(1)
+        if len(calls) in (3, 4):
+            raise error("deep down")
+        return make(*data)
+
+    monkeypatch.setattr(clarabel, "DefaultSolver", breaking)
+    result = solve(small_problem("weighted", 0), solver="native_sca")
+    assert result.schedule is not None and "clarabel failed now and then" in result.reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,8 @@ def command(
     )
     if save_iterate is not None and not hasattr(chosen, "keeps_iterate"):
         raise InputError(f"--save-iterate: solver {solver!r} keeps no iterate; native_sca and native_sca_log do")
+    if save_iterate is not None:
+        _check_iterate_path(save_iterate, output)
     with interruptible() as interrupts:
         with Screen(stderr=True).progress(solver) as show:
             progress = None if show is None else lambda record: show(_progress_text(record))
@@ -95,9 +98,19 @@ def command(
         interrupts.armed = False
         if save_iterate is not None and result.iterate is not None:
             write_iterate(save_iterate, result.iterate)
+        elif save_iterate is not None:
+            click.echo(f"{save_iterate}: not written, for the solve ended before there was a relaxed point", err=True)
         _deliver(problem, result, output, certify=certify, as_json=as_json)
     if result.interrupted:
         ctx.exit(130)
+
+
+def _check_iterate_path(path: str, output: str | None) -> None:
+    """An iterate is a binary file of its own."""
+    if path == STDOUT:
+        raise InputError("--save-iterate -: must be a file; it is not text")
+    if output is not None and output != STDOUT and os.path.realpath(path) == os.path.realpath(output):
+        raise InputError(f"--save-iterate {path}: is the file of -o too; must be another one")
 
 
 def _list_switches(solver: Solver, *, as_json: bool) -> None:

@@ -17,9 +17,11 @@ __all__ = ["BACKENDS", "check_backend", "mosek_licence_problem", "solve_conic"]
 BACKENDS: dict[str, dict[str, Any]] = {
     "clarabel": {},
     "ecos": {"abstol": 1e-9, "reltol": 1e-9, "feastol": 1e-9, "max_iters": 200},
-    "scs": {"eps_abs": 1e-7, "eps_rel": 1e-7, "max_iters": 50_000},
+    "scs": {"eps_abs": 1e-7, "eps_rel": 1e-7, "max_iters": 50_000, "time_limit_secs": 20.0},
     "mosek": {},
 }
+
+_ECOS_INTERRUPTED = -4
 
 _REMEDIES = {
     "ecos": "pip install 'schedopt[ecos]' (GPL-3; no wheels for Python 3.13)",
@@ -49,6 +51,16 @@ def check_backend(name: str) -> None:
         raise SolverError(f"backend mosek has no usable licence ({problem}); set MOSEKLM_LICENSE_FILE, or use --backend clarabel")
 
 
+def _solve_listening(problem: cp.Problem, solver: str, options: dict[str, Any]) -> None:
+    """Solve with SCS or ECOS. They catch Ctrl-C themselves while they run, and only their own answer tells of it."""
+    data, chain, inverse = problem.get_problem_data(solver, solver_opts=options)
+    answer = chain.solve_via_data(problem, data, solver_opts=options)
+    info = answer.get("info", {}) if isinstance(answer, dict) else {}
+    if "interrupted" in str(info.get("status", "")).lower() or info.get("exitFlag") == _ECOS_INTERRUPTED:
+        raise KeyboardInterrupt
+    problem.unpack_results(answer, chain, inverse)
+
+
 def solve_conic(problem: cp.Problem, backend: str) -> bool:
     """Solve in place; True if the solver reports an optimum, False if it says infeasible, inaccurate beyond use, or fails.
 
@@ -61,7 +73,11 @@ def solve_conic(problem: cp.Problem, backend: str) -> bool:
         # inaccurate answers are announced as warnings; here the status says so
         warnings.simplefilter("ignore")
         try:
-            problem.solve(solver=solver, **BACKENDS[backend])
-        except cp.error.SolverError:
+            if backend in ("scs", "ecos"):
+                _solve_listening(problem, solver, BACKENDS[backend])
+            else:
+                problem.solve(solver=solver, **BACKENDS[backend])
+        except (cp.error.SolverError, ArithmeticError, RuntimeError, ValueError):
+            # failures of the libraries beneath come in all of these
             return False
     return problem.status in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE)

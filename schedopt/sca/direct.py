@@ -89,7 +89,10 @@ def _clarabel_once(data: ConicData, *, refined: bool) -> ConicSolution | None:
     # one thread: the same sums in the same order, whatever the machine
     settings.direct_solve_method = "qdldl"
     quadratic = sp.triu(data.root.T @ data.root, format="csc")
-    solution = clarabel.DefaultSolver(quadratic, data.cost, data.matrix, data.b, cones, settings).solve()
+    try:
+        solution = clarabel.DefaultSolver(quadratic, data.cost, data.matrix, data.b, cones, settings).solve()
+    except (ArithmeticError, RuntimeError, ValueError):
+        return None
     status = str(solution.status)
     gap = abs(solution.obj_val - solution.obj_val_dual) / max(1.0, abs(solution.obj_val))
     residual = max(solution.r_prim, solution.r_dual)

@@ -8,6 +8,7 @@ import numpy as np
 
 from schedopt.errors import InputError
 from schedopt.formulation.native import build_native
+from schedopt.formulation.nlp import Program
 from schedopt.problem import FloatArray, Problem
 from schedopt.sca.kkt import KktResidual, kkt_residual
 from schedopt.sca.native_step import Multipliers
@@ -32,16 +33,29 @@ class NativeIterate:
     def residuals(self, problem: Problem) -> tuple[KktResidual, KktResidual | None]:
         """KKT residuals of the relaxation (0 ≤ z ≤ 1) and of the program with z − z² ≤ 0, from ``problem`` alone.
 
-        Raises :class:`~schedopt.errors.InputError` if ``problem`` is another one.
+        Raises :class:`~schedopt.errors.InputError` if ``problem`` is another one, or arrays do not fit it.
         """
         if problem.digest != self.problem_digest:
             raise InputError(f"the iterate belongs to a problem with digest {self.problem_digest[:12]}, not {problem.digest[:12]}")
         program = build_native(problem, logs=self.logs).program
+        self._check(program)
         binary = program.binary_rows
         relaxed = kkt_residual(program, self.relaxed, self.relaxed_multipliers, ignore=binary)
         if self.final is None or self.final_multipliers is None:
             return relaxed, None
         return relaxed, kkt_residual(program, self.final, self.final_multipliers)
+
+    def _check(self, program: Program) -> None:
+        """Every array must be as long as what it belongs to, and numbers."""
+        lengths = {"relaxed": program.variables, "final": program.variables}
+        for name, values in self.arrays().items():
+            owner, _, rows = name.partition(".")
+            wanted = len(getattr(program, rows)) if rows else lengths.get(owner)
+            if wanted is None:
+                continue
+            numbers = np.issubdtype(values.dtype, np.floating) and values.shape == (wanted,) and np.all(np.isfinite(values))
+            if not numbers:
+                raise InputError(f"{name}: {values.shape} {values.dtype}; must be {wanted} finite numbers")
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Named arrays for a file; :meth:`from_arrays` reads them back."""

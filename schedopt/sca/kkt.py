@@ -3,7 +3,8 @@ r"""KKT residual of a program at a point with given multipliers, from exact valu
     stationarity     ‖v − P_[lower, upper](v − ∇L)‖∞ / s_d,   ∇L = c + Σ multiplier · ∇row
     complementarity  max |min(multiplier, −row)| over inequalities / s_d,    feasibility  max violation
 
-with s_d = max(1, mean |multiplier| / 100): the scaling that interior-point codes use (Wächter and Biegler 2006, equations 5 and 6).
+with s_d = max(1, mean |multiplier| / 100): the scaling that interior-point codes use (Wächter and Biegler 2006, equations 5 and 6), but at
+most 10: where constraints are degenerate, multipliers grow without meaning, and would excuse any gradient.
 
 Rows that vanish with a variable, x · g(v) ≤ 0 at x = 0, break the usual constraint qualifications: their multipliers are not unique, and
 move x alone (Achtziger and Kanzow 2008, mathematical programs with vanishing constraints). :func:`least_multipliers` picks the least ones
@@ -23,6 +24,8 @@ from schedopt.sca.native_step import Multipliers
 
 __all__ = ["KktResidual", "binary_multipliers", "kkt_residual", "least_multipliers"]
 
+#: Largest s_d.
+_MOST_SCALE = 10.0
 #: Entries of a vanishing row below this are zero, and variables this near to their lower bound are at it.
 _VANISHED = 1e-6
 
@@ -38,7 +41,9 @@ class KktResidual:
     @property
     def total(self) -> float:
         """The largest part."""
-        return max(self.stationarity, self.complementarity, self.feasibility)
+        largest = max(self.stationarity, self.complementarity, self.feasibility)
+        # a point with numbers beyond 64 bits satisfies nothing
+        return largest if all(map(np.isfinite, (self.stationarity, self.complementarity, self.feasibility))) else np.inf
 
 
 def kkt_residual(program: Program, v: FloatArray, multipliers: Multipliers, *, ignore: np.ndarray | None = None) -> KktResidual:
@@ -47,17 +52,18 @@ def kkt_residual(program: Program, v: FloatArray, multipliers: Multipliers, *, i
     ``ignore``: mask of non-convex inequalities that are not part of the problem looked at (the binaries of its relaxation).
     """
     kept = np.ones(len(program.nonconvex_inequalities), dtype=bool) if ignore is None else ~ignore
+    multipliers = replace(multipliers, nonconvex_inequalities=np.where(kept, multipliers.nonconvex_inequalities, 0.0))
     gradient = _gradient(program, v, multipliers)
     everything: list[FloatArray] = []
     complementarity = 0.0
     for name in multipliers.__dataclass_fields__:
         rows, multiplier = getattr(program, name), getattr(multipliers, name)
-        everything.append(np.abs(multiplier))
+        everything.append(np.abs(multiplier[kept] if name == "nonconvex_inequalities" else multiplier))
         if not name.endswith("_equalities"):
             off = np.abs(np.minimum(multiplier, -rows.values(v)))
             complementarity = max(complementarity, float((off[kept] if name == "nonconvex_inequalities" else off).max(initial=0.0)))
     sizes = np.concatenate(everything)
-    scale = max(1.0, float(sizes.sum()) / max(len(sizes), 1) / 100.0)
+    scale = min(max(1.0, float(sizes.sum()) / max(len(sizes), 1) / 100.0), _MOST_SCALE)
     projected = v - np.clip(v - gradient, program.lower, program.upper)
     feasibility = max(program.violations(v, kept).values())
     return KktResidual(float(np.abs(projected).max(initial=0.0)) / scale, complementarity / scale, feasibility)

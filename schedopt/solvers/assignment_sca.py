@@ -36,6 +36,8 @@ from schedopt.state import Merit, State, state_of
 
 __all__ = ["AssignmentSca", "AssignmentSwitches"]
 
+#: Masters of one relaxation at most.
+_MOST_MASTERS = 200
 #: Masters of the relaxation at which a quick schedule is made of it.
 _EARLY = (1, 3, 6, 12)
 #: Cuts of a proof between restarts: with --certify, and without.
@@ -183,6 +185,8 @@ class _Run:
             found = heuristic.solve(self.problem, settings=SolverSettings(time_limit_s=self._time_left(), max_iterations=50))
             if found.schedule is not None:
                 self._offer(State(found.schedule, evaluate_objective(self.problem, found.schedule)))
+            if found.interrupted:
+                raise KeyboardInterrupt
 
     def _time_left(self) -> float | None:
         limit = self.settings.time_limit_s
@@ -236,7 +240,7 @@ class _Run:
             self.problem,
             candidates,
             backend=self.settings.backend,
-            max_iterations=self.settings.max_iterations,
+            max_iterations=self.settings.max_iterations or _MOST_MASTERS,
             tolerance=self.switches.tolerance,
             prox=self.switches.prox_weight,
             start=start,

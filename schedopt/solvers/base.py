@@ -33,8 +33,8 @@ class SolverSettings:
     certify: bool = False
     #: relative gap at which a certified solve stops
     target_gap: float = 0.005
-    #: cap on the iterations of the solver's main loop
-    max_iterations: int = 200
+    #: cap on the iterations of the solver's main loop; None = the solver's own
+    max_iterations: int | None = None
     #: a schedule to start from; solvers that cannot use one ignore it
     warm_start: Schedule | None = None
     #: further settings of the one solver, as texts
@@ -45,7 +45,7 @@ class SolverSettings:
             raise ValueError(f"time_limit_s = {self.time_limit_s}; must be positive")
         if not 0 <= self.target_gap < 1:
             raise ValueError(f"target_gap = {self.target_gap}; must be in [0, 1)")
-        if self.max_iterations < 1:
+        if self.max_iterations is not None and self.max_iterations < 1:
             raise ValueError(f"max_iterations = {self.max_iterations}; must be at least 1")
 
 

@@ -28,6 +28,7 @@ from schedopt.sca.kkt import binary_multipliers, kkt_residual
 from schedopt.sca.native_loop import WHOLE, NativeLoop
 from schedopt.sca.native_rounding import dive_native, round_native
 from schedopt.sca.native_settings import NativeRecord, NativeSettings
+from schedopt.sca.native_step import Multipliers
 from schedopt.schedule import Schedule
 from schedopt.solvers.base import Incumbent, ProgressCallback, SolverSettings
 from schedopt.solvers.greedy_energy import GreedyEnergy
@@ -38,6 +39,8 @@ from schedopt.state import Merit, State, state_of
 
 __all__ = ["NativeSca", "NativeScaLog", "NativeSwitches"]
 
+#: More iterations than any phase is given.
+_NO_CAP = 10**9
 STARTS = ("heuristic", "spread", "random")
 ROUNDINGS = ("dive", "weights")
 
@@ -127,6 +130,8 @@ class _Run:
     iterate: NativeIterate | None = None
     timings: dict[str, float] = field(default_factory=dict)
     details: dict[str, object] = field(default_factory=dict)
+    #: point and multipliers with whole binaries
+    final: tuple[FloatArray, Multipliers] | None = None
 
     def all_phases(self) -> None:
         """Every start through every phase; the best schedule stays."""
@@ -142,11 +147,24 @@ class _Run:
         self.merit = Merit(self.problem, np.full(self.problem.arrays.num_tasks, merit_scale), merit_scale)
         best = np.inf
         for number in range(self.switches.starts):
-            loop = self._relax(self._start(number))
-            reached = self._round_and_finish(loop)
-            if self.iterate is None or reached < best:
-                best = min(best, reached)
-                self._keep(loop)
+            self.final = None
+            try:
+                loop = self._relax(self._start(number))
+            except SolverError as error:
+                if number == 0:
+                    raise
+                # what earlier starts found stays
+                self.notes.append(f"start {number + 1}: {error}")
+                break
+            reached = np.inf
+            try:
+                reached = self._round_and_finish(loop)
+            finally:
+                # whatever ends the run: points that were reached can be looked at
+                self._describe(loop)
+                if self.iterate is None or reached < best:
+                    best = min(best, reached)
+                    self._keep()
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
@@ -163,7 +181,7 @@ class _Run:
         if number == 0 and self.settings.warm_start is not None:
             warm = self.settings.warm_start
             self.held.offer(warm)
-            return self.native.point(warm.take(self.native.usable(warm)))
+            return self.native.point(self._within_limits(warm.take(self.native.usable(warm))))
         kind = self.switches.start if number == 0 else "random"
         if kind == "heuristic":
             schedule = self._heuristic()
@@ -172,6 +190,13 @@ class _Run:
             kind = "spread"
         return self.native.spread(self.rng if kind == "random" else None)
 
+    def _within_limits(self, schedule: Schedule) -> Schedule:
+        """``schedule`` with as many steps and samples as the problem allows: it may be of a time when it allowed others."""
+        a, limit = self.problem.arrays, self.native.scale["steps"][:, 0]
+        row = self.native.rows_of(schedule.device, schedule.task)
+        batch = np.clip(schedule.batch, a.min_batch[schedule.task], a.samples[schedule.device, schedule.task])
+        return replace(schedule, steps=np.clip(schedule.steps, 1, limit[row]), batch=batch)
+
     def _heuristic(self) -> Schedule | None:
         with self._timed("heuristic"):
             for heuristic in (GreedyEnergy(), RandomFeasible()):
@@ -179,6 +204,9 @@ class _Run:
                 found = heuristic.solve(self.problem, settings=SolverSettings(time_limit_s=self._time_left(), max_iterations=50))
                 if found.schedule is not None:
                     self.held.offer(found.schedule)
+                if found.interrupted:
+                    raise KeyboardInterrupt
+                if found.schedule is not None:
                     return found.schedule
         return None
 
@@ -209,9 +237,10 @@ class _Run:
         loop = NativeLoop(
             native.program, start, native.binaries, s, restore=native.restored, dormant=native.dormant, on_iteration=on_iteration
         )
-        cap = self.settings.max_iterations
+        cap = self.settings.max_iterations or _NO_CAP
         try:
             with self._timed("relaxation"):
+                self.relaxed_multipliers = self.relaxed_residual = None
                 ended = loop.phase("relaxed", min(s.relaxed_iterations, cap))
         finally:
             self._describe(loop)
@@ -220,12 +249,17 @@ class _Run:
         self.relaxed = loop.point.copy()
         self.relaxed_multipliers, self.relaxed_residual = loop.multipliers, loop.residual
         self.details |= {"relaxed_end": ended, "relaxed_objective": native.program.objective(loop.point) * native.cost_scale}
-        if loop.residual is not None and loop.residual.total > s.tolerance:
-            self.notes.append(f"relaxation: {ended}, KKT residual {loop.residual.total:.1e}")
+        self._note("relaxation", ended, loop)
         if s.binary_iterations and loop.fractional() > WHOLE:
             with self._timed("binary phase"):
                 self.details["binary_end"] = loop.phase("binary", min(s.binary_iterations, cap))
         return loop
+
+    def _note(self, phase: str, ended: str, loop: NativeLoop) -> None:
+        """Say how a phase ended that did not converge."""
+        if loop.residual is None or loop.residual.total > self.switches.tolerance:
+            residual = "no KKT residual" if loop.residual is None else f"KKT residual {loop.residual.total:.1e}"
+            self.notes.append(f"{phase}: {ended}, {residual}")
 
     def _describe(self, loop: NativeLoop) -> None:
         self.details["history"] = loop.history
@@ -284,7 +318,9 @@ class _Run:
         start = self.native.point(state.schedule)
         with self._timed("resources"):
             fixed = loop.fixed(start, self.native.idle(start))
-            self.details["final_end"] = fixed.phase("fixed", min(self.switches.fixed_iterations, self.settings.max_iterations))
+            cap = self.settings.max_iterations or _NO_CAP
+            ended = self.details["final_end"] = fixed.phase("fixed", min(self.switches.fixed_iterations, cap))
+        self._note("resources", ended, fixed)
         if fixed.multipliers is not None:
             multipliers = binary_multipliers(self.native.program, fixed.point, fixed.multipliers, self.native.binaries)
             self.final = fixed.point, multipliers
@@ -302,10 +338,10 @@ class _Run:
             )  # fmt: skip
             return self._better(found, state_of(self.problem, found.schedule)) or found
 
-    def _keep(self, loop: NativeLoop) -> None:
+    def _keep(self) -> None:
         """Remember this run's points for whoever wants to recompute residuals."""
         if self.relaxed_multipliers is None or self.relaxed_residual is None:
             return
         self.residual = self.relaxed_residual.total
-        final, multipliers = getattr(self, "final", (None, None))
+        final, multipliers = self.final or (None, None)
         self.iterate = NativeIterate(self.problem.digest, self.logs, self.relaxed, self.relaxed_multipliers, final, multipliers)

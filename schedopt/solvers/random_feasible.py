@@ -38,6 +38,8 @@ def random_skeleton(context: Context, rng: np.random.Generator, activity: float,
             start = end
     return Skeleton(*np.array(rows, dtype=np.int64).reshape(-1, 4).T)
 
+#: Schedules that are drawn.
+DRAWS = 200
 
 def _level(rng: np.random.Generator, low: float, high: float, count: int) -> FloatArray:
     """Whole numbers around a level that is log-uniform from ``low`` to ``high``, shape (count,)."""
@@ -51,7 +53,7 @@ def _explore(search: Search, rng: np.random.Generator) -> None:
     longest = min(int(a.max_staleness[context.needed].max()) + 1, a.slots)
     least_batch = float(a.min_batch[context.needed].min())
     most_batch = min(float(a.samples[context.usable].max()), 64.0 * least_batch)
-    for draw in range(search.incumbent.settings.max_iterations):
+    for draw in range(search.incumbent.settings.max_iterations or DRAWS):
         activity, mean_length = float(rng.uniform(0.05, 1.0)), float(rng.uniform(1.0, longest))
         skeleton = random_skeleton(context, rng, activity, mean_length)
         steps, batch = _level(rng, 1.0, most_steps, len(skeleton)), _level(rng, least_batch, most_batch, len(skeleton))
@@ -61,7 +63,7 @@ def _explore(search: Search, rng: np.random.Generator) -> None:
 
 
 class RandomFeasible:
-    """The best of ``max_iterations`` random schedules, each with its own activity, length, steps and batch."""
+    """The best of ``max_iterations`` (:data:`DRAWS` unless set) random schedules, each with its own activity, length, steps and batch."""
 
     name = "random_feasible"
 
