@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from importlib.util import find_spec
+from math import nan
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -42,7 +43,7 @@ def draw(results: Sequence[Comparison]) -> Any:
             _lines(left, right, row, names.index(row.variant))
         _bounds(left, result)
         left.set(title=result.problem, xlabel="iteration", ylabel="merit of the iterate\n(line), schedule held (steps)")
-        right.set(title="KKT residual", xlabel="iteration", ylabel="scaled residual", yscale="log")
+        right.set(title="KKT residual (after steps on the whole program)", xlabel="iteration", ylabel="scaled residual", yscale="log")
         for axis in (left, right):
             axis.grid(alpha=0.3)
     handles = {handle.get_label(): handle for row in panels for handle in row[0].get_lines() if not handle.get_label().startswith("_")}
@@ -66,8 +67,10 @@ def _lines(left: Any, right: Any, row: Row, number: int) -> None:
             left.step(range(len(trace.objective)), trace.objective, where="post", label=row.variant, alpha=0.8, **style)
         return
     begins = [k for k, phase in enumerate(trace.phase) if k == 0 or phase != trace.phase[k - 1]]
-    for axis, values in ((left, trace.merit), (right, trace.residual)):
-        axis.plot(range(len(values)), values, label=row.variant, marker="o", markersize=3.5, markevery=begins, **style)
+    left.plot(range(len(trace.merit)), trace.merit, label=row.variant, marker="o", markersize=3.5, markevery=begins, **style)
+    # broken where a phase begins: what one phase reaches says nothing of the next
+    steps = [(k, value if k not in begins else nan) for k, value in enumerate(trace.residual) if trace.whole[k] or k in begins]
+    right.plot([k for k, _ in steps], [value for _, value in steps], label=row.variant, **style)
 
 
 def _bounds(axis: Any, result: Comparison) -> None:

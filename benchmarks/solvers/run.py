@@ -41,6 +41,8 @@ class Trace:
     objective: tuple[float, ...] = ()
     merit: tuple[float, ...] = ()
     residual: tuple[float, ...] = ()
+    #: whether the step was one of the whole program: only then are the multipliers of all rows of its iterate
+    whole: tuple[bool, ...] = ()
     phase: tuple[str, ...] = ()
 
 
@@ -171,10 +173,12 @@ def _trace(problem: Problem, variant: Variant, result: SolveResult) -> Trace:
     if not records:
         return Trace(objective=tuple(record.objective for record in result.history if np.isfinite(record.objective)))
     unit = build_native(problem, logs=variant.solver.endswith("_log")).cost_scale
+    most = {phase: max(record.variables for record in records if record.phase == phase) for phase in {record.phase for record in records}}
     return Trace(
         objective=tuple(unit * record.objective for record in records),
         merit=tuple(unit * (record.merit_after if record.taken else record.merit_before) for record in records),
         residual=tuple(record.residual for record in records),
+        whole=tuple(record.phase not in ("dive", "mend") and record.variables == most[record.phase] for record in records),
         phase=tuple(record.phase for record in records),
     )
 
