@@ -51,7 +51,7 @@ def dive_native(native: NativeProblem, candidates: Candidates, loop: NativeLoop,
     left = np.ones(a.num_devices, dtype=bool)
     for number in range(rounds):
         plan = round_native(native, candidates, loop.point)
-        sure = np.where(left, _certainty(native, loop.point, plan), -1.0)
+        sure = np.where(left, _certainty(native, loop.point, plan), -np.inf)
         chosen = np.argsort(-sure, kind="stable")[: -(-np.count_nonzero(left) // (rounds - number))]
         left[chosen] = False
         fixed = np.isin(native.device, chosen)
