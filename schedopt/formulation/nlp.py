@@ -319,6 +319,12 @@ class Program:
         names = ("convex_equalities", "affine", "nonconvex_equalities", "nonconvex_inequalities")
         return replace(self, **{name: getattr(self, name).with_fixed(fixed, self.lower) for name in names})
 
+    def holding(self, index: IntArray, v: FloatArray) -> Program:
+        """The same program with the variables at ``index`` fixed as they are in ``v``, within their bounds."""
+        lower, upper = self.lower.copy(), self.upper.copy()
+        lower[index] = upper[index] = np.clip(v[index], lower[index], upper[index])
+        return replace(self, lower=lower, upper=upper)
+
     def objective(self, v: FloatArray) -> float:
         """c·v."""
         return float(self.cost @ v)

@@ -129,14 +129,10 @@ class NativeLoop:
 
     def fixed(self, point: FloatArray, also: np.ndarray | None = None) -> NativeLoop:
         """A loop from ``point`` with its binaries (and the variables ``also``) fixed as they are there; it shares the history."""
-        low, high = self.program.lower.copy(), self.program.upper.copy()
-        z = self.binaries
-        low[z] = high[z] = np.round(point[z])
+        program = self.program.holding(self.binaries, np.round(point))
         if also is not None:
-            low[also] = high[also] = np.clip(point[also], low[also], high[also])
-        loop = NativeLoop(
-            replace(self.program, lower=low, upper=high), point, z, self.settings, restore=self.restore, on_iteration=self.on_iteration
-        )
+            program = program.holding(also, point)
+        loop = NativeLoop(program, point, self.binaries, self.settings, restore=self.restore, on_iteration=self.on_iteration)
         loop.history, loop.fallbacks = self.history, self.fallbacks
         return loop
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,9 +34,7 @@ class WorkingSet:
 
 def working_set(whole: Subproblem, v: FloatArray, dormant: IntArray) -> WorkingSet:
     """The subproblem with the variables ``dormant`` as they are in ``v``."""
-    low, high = whole.program.lower.copy(), whole.program.upper.copy()
-    low[dormant] = high[dormant] = np.clip(v[dormant], low[dormant], high[dormant])
-    sub = Subproblem(replace(whole.program, lower=low, upper=high), exponential=whole.exponential)
+    sub = Subproblem(whole.program.holding(dormant, v), exponential=whole.exponential)
     at, rows = 0, []
     for mine, part in zip(whole.penalised, sub.penalised, strict=True):
         rows.append(at + np.searchsorted(mine.index, part.index))
