@@ -15,7 +15,8 @@ from schedopt.problem import Problem
 from schedopt.ratio_search import RatioSearch
 from schedopt.registry import get_solver
 from schedopt.sca.loop import solve_relaxation
-from schedopt.solvers.base import SolverSettings
+from schedopt.solvers.base import Incumbent, SolverSettings
+from schedopt.solvers.exhaust import exhaust, is_tiny
 from tests.tiny import tiny_problem
 
 FACTOR = 8.0 / 3.0
@@ -42,11 +43,36 @@ def test_bound_and_solver_against_enumeration(seed: int, participation: str) -> 
     """lower bound ≤ enumerated optimum ≤ solver's objective ≤ 1.005 optimum."""
     problem = _with_objective(tiny_problem(np.random.default_rng(seed), devices=2, tasks=1, slots=4), participation=participation)
     exact = get_solver("enumeration").solve(problem, settings=SolverSettings())
-    ours = get_solver("sca").solve(problem, settings=SolverSettings(certify=True))
+    ours = get_solver("sca").solve(problem, settings=SolverSettings())
     assert ours.lower_bound is not None
     assert ours.lower_bound <= exact.objective * (1 + 1e-9)
     assert exact.objective <= ours.objective * (1 + 1e-7)
     assert ours.objective <= exact.objective * 1.005
+
+
+@pytest.mark.parametrize("mode", ["weighted", "min_energy", "min_bound"])
+@pytest.mark.parametrize("participation", ["instant", "horizon"])
+def test_certificates_of_tiny_problems_close(mode: str, participation: str) -> None:
+    """The gap is at most 1e-6 and encloses the enumerated optimum."""
+    problem = tiny_problem(np.random.default_rng(2), devices=2, tasks=1, slots=3, mode=mode, participation=participation)
+    exact = get_solver("enumeration").solve(problem, settings=SolverSettings())
+    ours = get_solver("sca").solve(problem, settings=SolverSettings(certify=True))
+    assert ours.lower_bound is not None and ours.gap is not None
+    assert exact.objective * (1 - 1e-6) <= ours.lower_bound <= exact.objective * (1 + 1e-9)
+    assert exact.objective * (1 - 1e-9) <= ours.objective <= exact.objective * (1 + 1e-6)
+    assert ours.lower_bound_method == "enumeration of all plans"
+
+
+def test_an_enumeration_that_runs_out_of_time_keeps_its_bound() -> None:
+    problem = tiny_problem(np.random.default_rng(4), devices=3, tasks=2, slots=3, mode="min_energy")
+    held = Incumbent(problem, SolverSettings(time_limit_s=0.5))
+    assert not exhaust(problem, held)
+    assert held.lower_bound <= get_solver("greedy_energy").solve(problem, settings=SolverSettings()).objective
+
+
+def test_larger_problems_are_not_enumerated() -> None:
+    assert is_tiny(tiny_problem(np.random.default_rng(0), devices=2, tasks=1, slots=4))
+    assert not is_tiny(tiny_problem(np.random.default_rng(0), devices=6, tasks=2, slots=6))
 
 
 @pytest.mark.parametrize("mode", ["weighted", "min_energy", "min_bound"])

@@ -57,6 +57,13 @@ def test_extreme_numbers_end_well(name: str, solver: str) -> None:
     assert result.lower_bound is None or result.lower_bound <= result.objective * (1 + 1e-7)
 
 
+@pytest.mark.parametrize("name", ["slots of years", "free computing", "hardly possible computing", "perfect channel", "huge variance"])
+def test_certificates_close_at_extreme_numbers(name: str) -> None:
+    problem = _changed(EXTREMES[name])
+    result = get_solver("sca").solve(problem, settings=SolverSettings(certify=True))
+    assert result.gap is not None and -1e-7 <= result.gap <= 1e-6
+
+
 @pytest.mark.parametrize("value", [1e-300, 1e50])
 def test_numbers_beyond_arithmetic_are_refused_in_one_line(value: float) -> None:
     problem = _changed(lambda d: _pair(d).update(cycles_per_sample=value))

@@ -28,6 +28,7 @@ from schedopt.sca.master import MasterPoint
 from schedopt.sca.pool import ColumnPool
 from schedopt.schedule import Schedule
 from schedopt.solvers.base import Incumbent, ProgressCallback, SolverSettings
+from schedopt.solvers.exhaust import EXHAUST_METHOD, exhaust, is_tiny
 from schedopt.solvers.greedy_energy import GreedyEnergy
 from schedopt.solvers.random_feasible import RandomFeasible
 from schedopt.solvers.reasons import why_nothing
@@ -138,6 +139,8 @@ class _Run:
             self._fall_back()
             return
         self._make_schedule(candidates, relaxed)
+        if self.settings.certify and self._exhausted():
+            return
         if self.held.schedule is None and self.best is not None:
             self._search_feasible(candidates, relaxed.point)
         if self.best is None or self.held.schedule is None:
@@ -156,6 +159,17 @@ class _Run:
             self._kicks(candidates)
         if self.settings.certify:
             self._prove(prover, 100 * _CUTS_CERTIFIED)
+
+    def _exhausted(self) -> bool:
+        """Whether the problem is tiny and all of it was enumerated."""
+        if not is_tiny(self.problem):
+            return False
+        known = self.held.lower_bound
+        done = exhaust(self.problem, self.held)
+        if self.held.lower_bound > known:
+            self.method = EXHAUST_METHOD
+        self._tick("enumerate")
+        return done
 
     def _open_gap(self) -> float:
         """What is left between the schedule held and the proven bound, beyond the gap asked for with certify."""

@@ -109,8 +109,12 @@ class Uploads:
         return self.nats / (band * np.log1p(self.max_power / (self.noise_gain * band)))
 
     def frequency(self, time: FloatArray) -> FloatArray:
-        """The lowest CPU frequency that leaves ``time`` for the upload, in Hz."""
-        return np.maximum(self.freq_min, self.cycles / (self.available - time))
+        """The lowest CPU frequency that leaves ``time`` for the upload, in Hz.
+
+        Never above the highest: where computing takes less than the rounding of the time available, nothing seems to be left for it.
+        """
+        with np.errstate(divide="ignore"):
+            return np.clip(self.cycles / (self.available - time), self.freq_min, self.freq_max)
 
     def energy(self, time: FloatArray, band: FloatArray) -> FloatArray:
         """Computing and sending, in J."""
