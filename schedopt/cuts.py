@@ -24,7 +24,7 @@ from schedopt.formulation.candidates import Candidates, Priced, Prices, best_pat
 from schedopt.problem import FloatArray, Problem
 from schedopt.sca.master import MasterPoint, horizon_weight
 
-__all__ = ["ROUNDING", "Cut", "lagrangian_cut"]
+__all__ = ["ROUNDING", "Cut", "lagrangian_cut", "participation_worth"]
 
 #: Rounding of the sums that make up a bound, relative to their size: far above what 64-bit floats can lose.
 ROUNDING = 1e-9
@@ -97,6 +97,11 @@ def _multipliers(problem: Problem, point: MasterPoint, error_price: FloatArray) 
     return _Multipliers(energy, bandwidth, pull, offset, off)
 
 
+def participation_worth(problem: Problem, point: MasterPoint) -> FloatArray:
+    """What a unit of H is worth to the participation term at a master's prices, shape (J,): part of its ``task_value``."""
+    return _multipliers(problem, point, np.maximum(point.prices.noise, 0.0)).offset
+
+
 def lagrangian_cut(problem: Problem, candidates: Candidates, point: MasterPoint) -> tuple[Cut, Priced]:
     """Cut at a master's prices, and the pricing that it took (whose columns can improve the master)."""
     a = problem.arrays
@@ -110,6 +115,9 @@ def lagrangian_cut(problem: Problem, candidates: Candidates, point: MasterPoint)
         error_price = np.where(active, np.maximum(point.prices.noise, 0.0), 0.0)
         h_price = np.where(active, point.task_value, 0.0)
     m = _multipliers(problem, point, error_price)
+    if problem.objective.mode != "min_energy":
+        # a master's price of H has in it what H is worth to the participation term, which the cut counts by itself
+        h_price = h_price - m.offset
     value = h_price - m.pull + m.offset
     priced = price(candidates, Prices(m.energy, m.bandwidth, value, error_price), for_bound=True)
     plans = best_paths(candidates, priced.lower).value
