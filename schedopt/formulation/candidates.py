@@ -36,9 +36,13 @@ __all__ = [
     "Paths",
     "Priced",
     "Prices",
+    "backward_values",
     "best_paths",
     "build_candidates",
+    "candidates_among",
     "check_size",
+    "forward_values",
+    "least_compute_costs",
     "make_columns",
     "price",
     "price_columns",
@@ -52,7 +56,7 @@ MAX_ASSIGNMENTS = 20_000_000
 _CHUNK = 1 << 17
 #: Pairs of a candidate and its steps whose constants are kept between pricings.
 _REMEMBERED = 1 << 22
-#: Relative width of the brackets of upload times: costs are stationary there, so the bounds from both ends differ by its square.
+#: Width of the brackets of upload times, in slots: costs are stationary there, so the bounds from both ends differ by its square.
 _TIME_TOLERANCE = 1e-5
 
 
@@ -246,13 +250,24 @@ def build_candidates(problem: Problem) -> Candidates:
     Raises :class:`~schedopt.errors.InputError` if there are too many (see :func:`check_size`).
     """
     a = problem.arrays
-    limit = steps_limit(problem)
     pair_device, pair_task = np.nonzero(a.has_data)
     longest = int(min(a.max_staleness.max() + 1, a.slots))
     check_size(len(pair_device), a.slots, longest)
     pair, end, length = (x.ravel() for x in np.indices((len(pair_device), a.slots, longest), dtype=np.int64))
     device, task, end, length = pair_device[pair], pair_task[pair], end + 1, length + 1
-    keep = (length <= end) & (length - 1 <= a.max_staleness[task]) & (limit[task] >= 1)
+    return candidates_among(problem, device, task, end, length)
+
+
+def candidates_among(
+    problem: Problem, device: IntArray, task: IntArray, end: IntArray, length: IntArray, *, anywhere: bool = False
+) -> Candidates:
+    """Those of the given assignments (index arrays of one shape, instants and slots) that some choice of resources makes possible.
+
+    ``anywhere``: they stand for all of their length, so that they may seem to start before instant 0.
+    """
+    a = problem.arrays
+    limit = steps_limit(problem)
+    keep = (anywhere | (length <= end)) & (length - 1 <= a.max_staleness[task]) & (limit[task] >= 1)
     keep &= (a.samples[device, task] >= a.min_batch[task]) & (a.aggregation_weight[device, task] > 0)
     device, task, end, length = device[keep], task[keep], end[keep], length[keep]
     uploads = uploads_of(a, device, task, end)
@@ -413,6 +428,22 @@ def _worth_a_look(candidates: Candidates, prices: Prices, for_bound: bool) -> In
     return index
 
 
+def least_compute_costs(templates: Candidates, prices: Prices, upload_s: FloatArray, *, for_bound: bool) -> FloatArray:
+    """Least cost of each candidate but for its upload, if that takes ``upload_s`` (shape (m,)): shape (n, m), +inf = impossible.
+
+    The least over all steps, which are those that can pay at all; with ``for_bound`` from below, as in :func:`price`.
+    """
+    cells = _cells(*templates.chunk(0, len(templates), for_bound), prices)
+    found = np.full((len(templates), len(upload_s)), np.inf)
+    if len(cells.candidate):
+        rows, first = np.unique(cells.candidate, return_index=True)
+        for k, time_s in enumerate(upload_s):
+            late = time_s > cells.high_s
+            _, cost, _ = _best_work(cells, cells.available_s - np.where(late, cells.low_s, time_s))
+            found[rows, k] = np.minimum.reduceat(np.where(late, np.inf, cells.fixed + cost), first)
+    return found
+
+
 def _least_upload(candidates: Candidates, index: IntArray, prices: Prices) -> FloatArray:
     """What an upload costs at least, whatever the bandwidth."""
     return prices.energy[candidates.device[index]] * candidates.uploads.take(index).base_energy_j
@@ -473,7 +504,7 @@ def _value_of_h(candidates: Candidates, prices: Prices) -> FloatArray:
     return value
 
 
-def _solve_cells(cells: _Cells) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _solve_cells(cells: _Cells, tolerance_s: float) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Best upload time of each cell, the cost there, and a lower bound of the least cost (tangents of a convex function)."""
 
     def evaluate(part: _Cells, time_s: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -488,7 +519,7 @@ def _solve_cells(cells: _Cells) -> tuple[FloatArray, FloatArray, FloatArray]:
     if len(inside):
         sub = cells.take(inside)
         cost_low, slope_low = evaluate(sub, sub.low_s)
-        low, high = _bracket_roots(sub, slope_low, lambda part, t: evaluate(part, t)[1])
+        low, high = _bracket_roots(sub, slope_low, lambda part, t: evaluate(part, t)[1], tolerance_s)
         (cost_low, slope_low), (cost_high, slope_high) = evaluate(sub, low), evaluate(sub, high)
         width = high - low
         lower[inside] = np.maximum(cost_low + np.minimum(slope_low, 0.0) * width, cost_high - np.maximum(slope_high, 0.0) * width)
@@ -498,19 +529,18 @@ def _solve_cells(cells: _Cells) -> tuple[FloatArray, FloatArray, FloatArray]:
 
 
 def _bracket_roots(
-    cells: _Cells, slope_low: FloatArray, slope: Callable[[_Cells, FloatArray], FloatArray]
+    cells: _Cells, slope_low: FloatArray, slope: Callable[[_Cells, FloatArray], FloatArray], tolerance_s: float
 ) -> tuple[FloatArray, FloatArray]:
     """Narrow brackets of the upload times where the increasing ``slope`` changes sign (the lowest time where it is positive there)."""
     low, high = cells.low_s.copy(), cells.high_s.copy()
     crossing = np.flatnonzero(slope_low < 0)
     high[slope_low >= 0] = low[slope_low >= 0]
     if len(crossing):
-        tolerance = _TIME_TOLERANCE * float(cells.high_s.max())
         found = find_root(
             lambda t, k: slope(cells.take(k), t),
             (low[crossing], high[crossing]),
             args=(crossing,),
-            tolerances={"xatol": tolerance, "xrtol": 0.0, "fatol": 0.0, "frtol": 0.0},
+            tolerances={"xatol": tolerance_s, "xrtol": 0.0, "fatol": 0.0, "frtol": 0.0},
             maxiter=40,
         )
         low[crossing], high[crossing] = np.minimum(*found.bracket), np.maximum(*found.bracket)
@@ -548,7 +578,7 @@ def price(candidates: Candidates, prices: Prices, *, for_bound: bool = False) ->
         cells = cells.take(_promising(cells, len(index)))
         if not len(cells.candidate):
             continue
-        times, value, bound = _solve_cells(cells)
+        times, value, bound = _solve_cells(cells, _TIME_TOLERANCE * candidates.arrays.slot_s)
         order = np.lexsort((value, cells.candidate))
         first = order[np.unique(cells.candidate[order], return_index=True)[1]]
         where = index[cells.candidate[first]]
@@ -621,21 +651,24 @@ class Paths:
     regret: FloatArray
 
 
-def best_paths(candidates: Candidates, cost: FloatArray) -> Paths:
+def best_paths(candidates: Candidates, cost: FloatArray, first: int = 0, last: int | None = None) -> Paths:
     """Cheapest set of disjoint candidates of every device: weighted interval scheduling by dynamic programming over instants.
 
-    ``cost``: shape (n,), +inf = not available. Ties go to the idle slot, then to the shorter candidate.
+    ``cost``: shape (n,), +inf = not available. ``first``, ``last``: the candidates are of the devices first .. last − 1 alone, and so is
+    the answer. Ties go to the idle slot, then to the shorter candidate.
     """
     a = candidates.arrays
+    count = (a.num_devices if last is None else last) - first
+    row = candidates.device - first
     length = candidates.end - candidates.start
     longest = int(length.max(initial=1))
-    best, pick = _cheapest_task(candidates, cost, longest)
-    forward, take = _forward(best)
-    backward = _backward(best)
-    through = forward[candidates.device, candidates.start] + cost + backward[candidates.device, candidates.end]
+    best, pick = _cheapest_task(candidates, row, count, cost, longest)
+    forward, take = forward_values(best)
+    backward = backward_values(best)
+    through = forward[row, candidates.start] + cost + backward[row, candidates.end]
     chosen = []
-    position = np.full(a.num_devices, a.slots)
-    rows = np.arange(a.num_devices)
+    position = np.full(count, a.slots)
+    rows = np.arange(count)
     while np.any(position > 0):
         slot = np.maximum(position - 1, 0)
         span = np.where(position > 0, take[rows, slot], 0)
@@ -644,14 +677,13 @@ def best_paths(candidates: Candidates, cost: FloatArray) -> Paths:
         position = np.where(position > 0, position - np.maximum(span, 1), 0)
     value = forward[:, -1]
     index = np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, dtype=np.int64)
-    return Paths(value, index, through - value[candidates.device])
+    return Paths(value, index, through - value[row])
 
 
-def _cheapest_task(candidates: Candidates, cost: FloatArray, longest: int) -> tuple[FloatArray, IntArray]:
+def _cheapest_task(candidates: Candidates, row: IntArray, count: int, cost: FloatArray, longest: int) -> tuple[FloatArray, IntArray]:
     """Cheapest candidate per (device, last slot, length): cost and index, shape (I, G, L)."""
-    a = candidates.arrays
-    shape = (a.num_devices, a.slots, longest)
-    flat = np.ravel_multi_index((candidates.device, candidates.end - 1, candidates.end - candidates.start - 1), shape)
+    shape = (count, candidates.arrays.slots, longest)
+    flat = np.ravel_multi_index((row, candidates.end - 1, candidates.end - candidates.start - 1), shape)
     best, pick = np.full(int(np.prod(shape)), np.inf), np.full(int(np.prod(shape)), -1, dtype=np.int64)
     order = np.lexsort((candidates.task, cost, flat))
     first = order[np.unique(flat[order], return_index=True)[1]]
@@ -659,7 +691,7 @@ def _cheapest_task(candidates: Candidates, cost: FloatArray, longest: int) -> tu
     return best.reshape(shape), pick.reshape(shape)
 
 
-def _forward(best: FloatArray) -> tuple[FloatArray, IntArray]:
+def forward_values(best: FloatArray) -> tuple[FloatArray, IntArray]:
     """Least cost of slots 0..g−1, shape (I, G+1), and the length of the candidate that ends there (0 = idle), shape (I, G)."""
     devices, slots, longest = best.shape
     value, take = np.zeros((devices, slots + 1)), np.zeros((devices, slots), dtype=np.int64)
@@ -671,7 +703,7 @@ def _forward(best: FloatArray) -> tuple[FloatArray, IntArray]:
     return value, take
 
 
-def _backward(best: FloatArray) -> FloatArray:
+def backward_values(best: FloatArray) -> FloatArray:
     """Least cost of slots g..G−1, shape (I, G+1)."""
     devices, slots, longest = best.shape
     value = np.zeros((devices, slots + 1))

@@ -1,0 +1,229 @@
+r"""Best plans of many devices at given prices, by tables over upload times (formulation 4b): pricing that scales.
+
+The cost of an assignment at its best is min over T of F(T) + u(T). F, the best compute cost when the upload takes T, depends on
+(device, task, length) and grows with T; u, the cheapest upload in T seconds, depends on (device, bits, slot) and falls with T. With
+nodes t_0 < … < t_K of upload times,
+
+    min_k F(t_k) + u(t_{k+1})  ≤  min_T F(T) + u(T)  ≤  min_k F(t_k) + u(t_k),
+
+so two small tables bound the costs of all assignments by additions alone. Shortest paths over both bounds tell which assignments
+can be on the best plan of their device (path value from below at most the plan's from above); only for those few the root in T is
+sought (:func:`schedopt.formulation.candidates.price`). Tested in ``tests/test_tables.py`` against pricing all candidates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from schedopt.formulation.candidates import (
+    Candidates,
+    Columns,
+    Prices,
+    backward_values,
+    best_paths,
+    candidates_among,
+    forward_values,
+    least_compute_costs,
+    price,
+)
+from schedopt.formulation.resources import MARGIN
+from schedopt.formulation.uplink import Uploads
+from schedopt.problem import FloatArray, IntArray, Problem
+
+__all__ = ["PlanColumns", "Plans", "PlanTables"]
+
+#: Nodes of upload times: the bounds of the costs differ by what an upload's cost falls between two of them.
+_NODES = 12
+#: Paths from below are compared with plans from above up to this much, relative: rounding of sums of costs.
+_SLACK = 1e-12
+#: Devices whose tables are made at once, so that they stay small.
+_DEVICES_AT_ONCE = 250
+
+
+@dataclass(frozen=True)
+class PlanColumns:
+    """Assignments of plans with their resources, parallel arrays of shape (n,): units as in :class:`~.candidates.Columns`."""
+
+    device: IntArray
+    task: IntArray
+    start: IntArray
+    end: IntArray
+    steps: FloatArray
+    work: FloatArray
+    upload_s: FloatArray
+    bandwidth_hz: FloatArray
+    energy_j: FloatArray
+    h: FloatArray
+    error: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.device)
+
+    def take(self, index: object) -> PlanColumns:
+        """The assignments at ``index``."""
+        return PlanColumns(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+    @staticmethod
+    def of(candidates: Candidates, columns: Columns) -> PlanColumns:
+        """Columns with what their candidates are."""
+        k = columns.candidate
+        where = (candidates.device[k], candidates.task[k], candidates.start[k], candidates.end[k])
+        return PlanColumns(
+            *where,
+            columns.steps,
+            columns.work,
+            columns.upload_s,
+            columns.bandwidth_hz,
+            columns.energy_j,
+            columns.h,
+            columns.error,
+        )
+
+    @staticmethod
+    def join(parts: list[PlanColumns]) -> PlanColumns:
+        """All parts, one after the other."""
+        return PlanColumns(*(np.concatenate([getattr(part, name) for part in parts]) for name in PlanColumns.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class Plans:
+    """Best plans of some devices at some prices.
+
+    ``lower``: proven lower bound of each device's cheapest plan, at most 0, shape (I,); ``cost``: what the plans in ``columns`` cost;
+    ``forward``, ``backward``: least cost, from below, of slots 0..g−1 and of slots g..G−1, shape (I, G+1).
+    """
+
+    lower: FloatArray
+    cost: FloatArray
+    columns: PlanColumns
+    forward: FloatArray
+    backward: FloatArray
+
+    @staticmethod
+    def join(parts: list[Plans]) -> Plans:
+        """Plans of blocks of devices, in their order."""
+        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("lower", "cost", "forward", "backward")}
+        return Plans(**arrays, columns=PlanColumns.join([part.columns for part in parts]))
+
+
+class PlanTables:
+    """Pricing of the devices ``first`` .. ``last`` − 1 of a problem; what does not depend on prices is kept between pricings."""
+
+    def __init__(self, problem: Problem, first: int = 0, last: int | None = None) -> None:
+        last = problem.arrays.num_devices if last is None else last
+        edges = [*range(first, last, _DEVICES_AT_ONCE), last]
+        self._blocks = [_Block(problem, low, high) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+
+    def plans(self, prices: Prices, *, fee: FloatArray | None = None, task: int | None = None) -> Plans:
+        """Best plan of every device at ``prices``.
+
+        ``fee``: what using a slot costs a device, shape (I, G) for all devices of the problem, ≥ 0; ``task``: plans of this task alone.
+        """
+        return Plans.join([block.plans(prices, fee, task) for block in self._blocks])
+
+
+class _Block:
+    """Tables of a few devices."""
+
+    def __init__(self, problem: Problem, first: int, last: int) -> None:
+        self.problem, self.first, self.last = problem, first, last
+        a = problem.arrays
+        self.longest = int(min(a.max_staleness.max() + 1, a.slots))
+        device, task = np.nonzero(a.has_data[first:last])
+        bits, self.bits_of_task = np.unique(a.model_bits, return_inverse=True)
+        row, kind, slot = np.indices((last - first, len(bits), a.slots))
+        noise, power = a.noise_w_per_hz / a.gain[first:last], a.max_power_w[first:last]
+        self.uploads = Uploads(bits[kind], noise[row, slot], power[row], a.bandwidth_hz)
+        self.shortest_s = self.uploads.shortest_s * (1.0 + MARGIN)
+        #: every (device, task, length), as if its upload had the best channel of the horizon; its slot says nothing
+        length = np.tile(np.arange(1, self.longest + 1), len(device))
+        device, task = np.repeat(device + first, self.longest), np.repeat(task, self.longest)
+        best_slot = np.argmax(a.gain, axis=1)
+        found = candidates_among(problem, device, task, best_slot[device] + 1, length, anywhere=True)
+        self.templates = found
+        self._templates_of: dict[int, Candidates] = {}
+        self._coarse = bool(np.any(self.templates.block != self.templates.steps))
+        self.nodes_s = np.linspace(0.0, a.slot_s * (1.0 - 2.0 * MARGIN), _NODES + 1)
+
+    def plans(self, prices: Prices, fee: FloatArray | None, task: int | None) -> Plans:
+        """See :meth:`PlanTables.plans`; prices and fees of all devices."""
+        due = None if fee is None else np.concatenate([np.zeros((len(fee), 1)), np.cumsum(fee, axis=1)], axis=1)
+        lower, upper = self._costs(prices, task)
+        if due is not None:
+            spans = self._spans(due[self.first : self.last])
+            lower, upper = lower + spans, upper + spans
+        candidates = self._candidates(lower, upper)
+        priced = price(candidates, prices, for_bound=True)
+        add = 0.0 if due is None else due[candidates.device, candidates.end] - due[candidates.device, candidates.start]
+        # where steps are bounded by blocks, what is reached is another matter
+        single = price(candidates, prices) if self._coarse else priced
+        reached = best_paths(candidates, single.cost + add, self.first, self.last)
+        columns = single.columns.take(np.searchsorted(single.columns.candidate, reached.chosen))
+        # the others cannot be on a best plan, but a potential is to say what they cost at least
+        place = (candidates.device - self.first, candidates.task, candidates.end - 1, candidates.end - candidates.start - 1)
+        lower[place] = np.where(priced.lower < 0.0, priced.lower + add, np.inf)
+        best = lower.min(axis=1)
+        forward, _ = forward_values(best)
+        return Plans(forward[:, -1], reached.value, PlanColumns.of(candidates, columns), forward, backward_values(best))
+
+    def _spans(self, due: FloatArray) -> FloatArray:
+        """Fees of the slots that an assignment of each last slot and length uses, (I', 1, G, L)."""
+        start = np.arange(1, due.shape[1])[:, None] - np.arange(1, self.longest + 1)
+        return (due[:, 1:, None] - due[:, np.maximum(start, 0)])[:, None]
+
+    def _costs(self, prices: Prices, task: int | None) -> tuple[FloatArray, FloatArray]:
+        """Costs of all assignments from below and from above, by device, task, last slot and length, (I', J, G, L) each.
+
+        +inf = impossible, or costs more than it is worth.
+        """
+        a = self.problem.arrays
+        energy = prices.energy[self.first : self.last, None, None]
+        # node last, in an array of its own per node: what is added up is contiguous
+        send = []
+        for time_s in self.nodes_s[1:]:
+            cost = self.uploads.best(np.full(self.shortest_s.shape, time_s), energy, prices.bandwidth).cost
+            send.append(np.where(time_s >= self.shortest_s, cost, np.inf))
+        below, above = self._compute(prices, task)
+        shape = (self.last - self.first, a.num_tasks, a.slots, self.longest)
+        lower, upper = np.full(shape, np.inf), np.full(shape, np.inf)
+        for j in range(a.num_tasks) if task is None else [task]:
+            for k, cost in enumerate(send):
+                upload = cost[:, self.bits_of_task[j], :, None]
+                np.minimum(lower[:, j], upload + below[k][:, j, None, :], out=lower[:, j])
+                np.minimum(upper[:, j], upload + above[k + 1][:, j, None, :], out=upper[:, j])
+        started = np.arange(1, a.slots + 1)[:, None] >= np.arange(1, self.longest + 1)
+        for cost in (lower, upper):
+            cost[(cost >= 0.0) | ~started] = np.inf
+        return lower, upper
+
+    def _compute(self, prices: Prices, task: int | None) -> tuple[list[FloatArray], list[FloatArray]]:
+        """Least compute cost at each node of the upload's time, from below and as it can be reached, (I', J, L) each."""
+        a, every = self.problem.arrays, self.templates
+        chosen = every if task is None else self._of_task(task)
+        place = (chosen.device - self.first, chosen.task, chosen.end - chosen.start - 1)
+        tables = []
+        for for_bound in (True, False) if self._coarse else (True,):
+            costs = least_compute_costs(chosen, prices, self.nodes_s, for_bound=for_bound)
+            table = np.full((len(self.nodes_s), self.last - self.first, a.num_tasks, self.longest), np.inf)
+            table[(slice(None), *place)] = costs.T
+            tables.append(list(table))
+        return tables[0], tables[-1]
+
+    def _of_task(self, task: int) -> Candidates:
+        if task not in self._templates_of:
+            self._templates_of[task] = self.templates.take(self.templates.task == task)
+        return self._templates_of[task]
+
+    def _candidates(self, lower: FloatArray, upper: FloatArray) -> Candidates:
+        """The assignments that can be on a best plan, by the paths through them."""
+        best = lower.min(axis=1)
+        (forward, _), backward = forward_values(best), backward_values(best)
+        (reached, _) = forward_values(upper.min(axis=1))
+        worth = reached[:, -1] * (1.0 - _SLACK)
+        end = np.arange(1, lower.shape[2] + 1)
+        start = np.maximum(end[:, None] - np.arange(1, self.longest + 1), 0)
+        around = forward[:, start] + backward[:, end][:, :, None] - worth[:, None, None]
+        row, task, slot, length = np.nonzero(lower + around[:, None] <= 0.0)
+        return candidates_among(self.problem, row + self.first, task, slot + 1, length + 1)
