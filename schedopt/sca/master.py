@@ -10,7 +10,7 @@ By convexity of an assignment's resources, columns of one candidate may be mixed
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cvxpy as cp
 import numpy as np
@@ -18,11 +18,12 @@ import scipy.sparse as sp
 
 from schedopt.bounds.async_schedule import FACTOR, fixed_terms
 from schedopt.formulation.candidates import Candidates, Columns, Prices
-from schedopt.problem import TERMS, FloatArray, Problem
+from schedopt.formulation.tables import PlanColumns
+from schedopt.problem import TERMS, FloatArray, IntArray, Problem
 from schedopt.sca.conic import solve_conic
 from schedopt.sca.surrogates import RatioModel
 
-__all__ = ["MasterPoint", "MasterScale", "horizon_weight", "solve_master", "solve_point_master"]
+__all__ = ["MasterPoint", "MasterScale", "horizon_weight", "solve_master", "solve_plan_master", "solve_point_master"]
 
 #: What a unit of slack in a target or energy row costs, relative to the objective's scale.
 _SLACK_PRICE = 1e3
@@ -48,7 +49,7 @@ class MasterPoint:
     alone (``prices.value`` less the participation part).
     """
 
-    columns: Columns
+    columns: Columns | PlanColumns
     weights: FloatArray
     h_device: FloatArray
     h: FloatArray
@@ -70,14 +71,25 @@ def horizon_weight(problem: Problem) -> float:
 
 
 class _Program:
-    """Variables and rows of one master; built, solved once and thrown away (compiling costs less than parameters do)."""
+    """Variables and rows of one master; built, solved once and thrown away (compiling costs less than parameters do).
 
-    def __init__(self, problem: Problem, candidates: Candidates, columns: Columns, scale: MasterScale) -> None:
+    With ``plan`` (of every column, 0 .. m − 1, all columns of a plan of one device) the variables are weights of whole plans: a device
+    takes a mixture of its plans, which makes its slots' rows one.
+    """
+
+    def __init__(self, problem: Problem, columns: PlanColumns, scale: MasterScale, plan: IntArray | None = None) -> None:
         self.problem, self.arrays, self.columns, self.scale = problem, problem.arrays, columns, scale
-        k = columns.candidate
-        self.device, self.task = candidates.device[k], candidates.task[k]
-        self.start, self.end = candidates.start[k], candidates.end[k]
-        self.x = cp.Variable(len(columns), nonneg=True)
+        self.device, self.task = columns.device, columns.task
+        self.start, self.end = columns.start, columns.end
+        self.plan = plan
+        count = len(columns) if plan is None else int(plan.max(initial=-1)) + 1
+        ones = np.ones(len(columns))
+        #: columns of each variable
+        self.used = sp.csr_matrix(
+            (ones, (np.arange(len(columns)), np.arange(len(columns)) if plan is None else plan)), shape=(len(columns), count)
+        )
+        self.x = cp.Variable(count, nonneg=True)
+        self.energy = (columns.energy_j @ self.used) @ self.x
         self.h = cp.Variable(self.arrays.num_tasks)
         self.error = cp.Variable(self.arrays.num_tasks)
         self.slack = cp.Variable(nonneg=True)
@@ -86,16 +98,23 @@ class _Program:
         self._aggregate_rows()
 
     def _matrix(self, rows: np.ndarray, values: FloatArray, count: int) -> sp.csr_matrix:
-        return sp.csr_matrix((values, (rows, np.arange(len(rows)))), shape=(count, len(self.columns)))
+        return sp.csr_matrix((values, (rows, np.arange(len(rows)))), shape=(count, len(self.columns))) @ self.used
 
-    def _device_rows(self) -> None:
-        a, columns = self.arrays, self.columns
+    def _cover(self) -> sp.csr_matrix:
+        """Rows of slots (or of devices that choose among plans) with the variables that use them."""
+        if self.plan is not None:
+            owner, first = np.unique(self.plan, return_index=True)
+            rows, inverse = np.unique(self.device[first], return_inverse=True)
+            return sp.csr_matrix((np.ones(len(owner)), (inverse, owner)), shape=(len(rows), self.x.size))
         span = self.end - self.start
         owner = np.repeat(np.arange(len(span)), span)
         slot = self.start[owner] + np.arange(span.sum()) - np.repeat(np.cumsum(span) - span, span)
-        rows, inverse = np.unique(self.device[owner] * a.slots + slot, return_inverse=True)
-        cover = sp.csr_matrix((np.ones(len(owner)), (inverse, owner)), shape=(len(rows), len(columns)))
-        self.cover = cover @ self.x <= 1.0
+        rows, inverse = np.unique(self.device[owner] * self.arrays.slots + slot, return_inverse=True)
+        return sp.csr_matrix((np.ones(len(owner)), (inverse, owner)), shape=(len(rows), self.x.size))
+
+    def _device_rows(self) -> None:
+        a, columns = self.arrays, self.columns
+        self.cover = self._cover() @ self.x <= 1.0
         self.rows.append(self.cover)
         self.spectrum = self._matrix(self.end - 1, columns.bandwidth_hz / a.bandwidth_hz, a.slots) @ self.x <= 1.0
         self.rows.append(self.spectrum)
@@ -147,7 +166,7 @@ class _Program:
         if len(low):
             floor = model.low[low] / h0[low]
             self.rows.append(self.h[low] >= floor - floor * self.slack)
-        return total + (energy_price / unit) * (self.columns.energy_j @ self.x)
+        return total + (energy_price / unit) * self.energy
 
     def prices(self, energy_price: float) -> tuple[Prices, FloatArray]:
         """Prices from the duals, and the price of H_j alone (shape (J,))."""
@@ -177,19 +196,36 @@ def solve_master(
     backend: str,
     prox: float = 0.0,
 ) -> MasterPoint | None:
-    """Solve the restricted master; None if the backend fails.
+    """Solve the restricted master over columns; None if the backend fails. See :func:`solve_plan_master` for ``model``."""
+    program = _Program(problem, PlanColumns.of(candidates, columns), scale)
+    point = _solve(program, model, backend, prox)
+    return None if point is None else replace(point, columns=columns)
+
+
+def solve_plan_master(
+    problem: Problem, columns: PlanColumns, plan: IntArray, model: RatioModel | None, scale: MasterScale, *, backend: str, prox: float = 0.0
+) -> tuple[MasterPoint, FloatArray] | None:
+    """Solve the restricted master over whole plans, and return their weights, shape (m,); None if the backend fails.
+
+    ``plan``: which plan each column belongs to, 0 .. m − 1.
 
     ``model``: convex model of Σ γ_jΨ_j, or None in mode min_energy, where the targets are rows C + N ≤ (3/8) ε H (exact). Target and
     energy rows carry a priced slack, so that a master over few columns is never infeasible.
     """
+    program = _Program(problem, columns, scale, plan)
+    point = _solve(program, model, backend, prox)
+    return None if point is None else (point, np.maximum(program.x.value, 0.0))
+
+
+def _solve(program: _Program, model: RatioModel | None, backend: str, prox: float) -> MasterPoint | None:
+    problem, scale = program.problem, program.scale
     a, mode = problem.arrays, problem.objective.mode
-    program = _Program(problem, candidates, columns, scale)
     energy_price = {"weighted": problem.objective.energy_weight, "min_energy": 1.0, "min_bound": 0.0}[mode]
     rows = program.rows
     goal: cp.Expression = _SLACK_PRICE * program.slack
     limit = None
     if mode == "min_energy":
-        goal += (energy_price / scale.objective) * (columns.energy_j @ program.x)
+        goal += (energy_price / scale.objective) * program.energy
         use = np.flatnonzero(np.isfinite(a.target))
         left = fixed_terms(a)[use] / scale.h[use] + program.error[use]
         limit = left <= cp.multiply(a.target[use] / FACTOR, program.h[use]) + cp.multiply(a.target[use] / FACTOR, program.slack)
@@ -197,7 +233,7 @@ def solve_master(
         assert model is not None
         goal += program.objective(model, energy_price, prox)
         if mode == "min_bound" and problem.objective.total_energy_j is not None:
-            limit = columns.energy_j / problem.objective.total_energy_j @ program.x <= 1.0 + program.slack
+            limit = program.energy / problem.objective.total_energy_j <= 1.0 + program.slack
     if limit is not None:
         rows.append(limit)
     task = cp.Problem(cp.Minimize(goal), rows)
@@ -217,7 +253,7 @@ def solve_point_master(
     Its duals are the slopes of that energy in H and N: the best prices for a cut at (h, error). ``scale``: size of the objective.
     """
     a, mode = problem.arrays, problem.objective.mode
-    program = _Program(problem, candidates, columns, MasterScale(scale, h))
+    program = _Program(problem, PlanColumns.of(candidates, columns), MasterScale(scale, h))
     w = FACTOR * a.weight
     active = np.flatnonzero(w > 0)
     short, over = cp.Variable(len(active), nonneg=True), cp.Variable(len(active), nonneg=True)
@@ -225,10 +261,10 @@ def solve_point_master(
     ratio = (w * (fixed_terms(a) + error) / h)[active] / scale
     goal = _MISS_FACTOR * (ratio @ short + (w[active] / scale) @ over) + _SLACK_PRICE * program.slack
     energy_price = problem.objective.energy_weight if mode == "weighted" else 0.0
-    goal += (energy_price / scale) * (columns.energy_j @ program.x)
+    goal += (energy_price / scale) * program.energy
     limit = None
     if mode == "min_bound" and problem.objective.total_energy_j is not None:
-        limit = columns.energy_j / problem.objective.total_energy_j @ program.x <= 1.0 + program.slack
+        limit = program.energy / problem.objective.total_energy_j <= 1.0 + program.slack
         program.rows.append(limit)
     task = cp.Problem(cp.Minimize(goal), program.rows)
     if not solve_conic(task, backend) or program.x.value is None:
@@ -236,13 +272,13 @@ def solve_point_master(
     if limit is not None:
         energy_price = scale * max(float(limit.dual_value), 0.0) / problem.objective.total_energy_j
     prices, task_value = program.prices(energy_price)
-    return _point(program, prices, task_value, float(task.value) * scale)
+    return replace(_point(program, prices, task_value, float(task.value) * scale), columns=columns)
 
 
 def _point(program: _Program, prices: Prices, task_value: FloatArray, value: float) -> MasterPoint:
     """Aggregates of the solution, recomputed from x so that they do not carry the solver's residuals."""
     a, columns = program.arrays, program.columns
-    x = np.maximum(program.x.value, 0.0)
+    x = program.used @ np.maximum(program.x.value, 0.0)
     shape = a.has_data.shape
     pair = program.device * a.num_tasks + program.task
     h_device = np.bincount(pair, weights=columns.h * x, minlength=shape[0] * shape[1]).reshape(shape)
