@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("feasibility",),
     ("sca",),
     ("state",),
-    ("cuts", "polish", "repair", "rounding"),
+    ("cuts", "milp", "polish", "repair", "rounding"),
     ("ratio_search",),
     ("certify",),
     ("solvers",),
@@ -49,6 +49,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "ecos": ("sca",),
     "mosek": ("sca",),
     "scs": ("sca",),
+    "highspy": ("milp",),
     "click": ("cli",),
     "rich": ("cli",),
     # files are opened at the edge alone

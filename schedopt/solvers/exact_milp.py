@@ -1,0 +1,269 @@
+"""The discretised problem to proven optimality: good columns, then HiGHS (:mod:`schedopt.milp`), then resources allocated anew.
+
+The default solver's schedule comes first. The columns are those of the relaxation and others at prices near it; the schedule's own are
+among them, so that the discretised optimum is at most its objective. Every better combination becomes a schedule with least-energy
+resources, which is at least as good but for the rounding of batches, and then a start of local moves; new columns follow, and so on
+while that gains. What is proven holds for the columns; it bounds nothing beyond them, and is told in the result's reason and details.
+The lower bound is the Lagrangian one of :mod:`schedopt.certify`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from schedopt.certify import METHOD, Certifier
+from schedopt.errors import InputError
+from schedopt.feasibility import needed_tasks
+from schedopt.formulation.candidates import Candidates, build_candidates
+from schedopt.milp import Combination, CombinationSearch, Proof, grid_columns
+from schedopt.polish import polish
+from schedopt.polish.estimate import current_columns
+from schedopt.polish.moves import rows_of
+from schedopt.problem import Problem
+from schedopt.result import IterationRecord, SolveResult, SolveStatus
+from schedopt.sca.loop import RelaxedSolution, relaxed_objective, solve_relaxation
+from schedopt.solvers.assignment_sca import AssignmentSca
+from schedopt.solvers.base import Incumbent, ProgressCallback, SolverSettings
+from schedopt.solvers.switches import read_switches
+from schedopt.state import Merit, State, state_of
+
+__all__ = ["MAX_CANDIDATES", "ExactMilp", "ExactMilpSwitches"]
+
+#: Problems with more candidate assignments are refused: their linear relaxations alone would take minutes.
+MAX_CANDIDATES = 30_000
+#: Masters of the relaxation at most.
+_MOST_MASTERS = 60
+#: Columns are kept up to this share of the objective beyond what the relaxation leaves open.
+_BEYOND = 2e-3
+#: Penalty of missed limits, as a multiple of the relaxation's prices.
+_PENALTY = 10.0
+
+
+@dataclass(frozen=True)
+class ExactMilpSwitches:
+    """Switches of ``exact_milp``, each with its default and meaning."""
+
+    #: relative gap of the discretised problem at which it counts as solved
+    gap: float = 1e-4
+    #: parts into which the band is cut at most: columns take 1, 1/2, ... 1/levels of it
+    levels: int = 4
+    #: columns at most; the best at the relaxation's prices are kept
+    columns: int = 6_000
+    #: regret up to which columns are kept, as a multiple of what lies between the schedule and the relaxation
+    reach: float = 1.5
+    #: times that columns are made and their problem is solved, at most
+    rounds: int = 3
+    #: kicks of the default solver, whose schedule comes first, and rounds of local moves after each discretised problem
+    kicks: int = 4
+    polish_rounds: int = 30
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 0:
+                raise ValueError(f"{name} = {value}; must be at least 0")
+        for name in ("levels", "columns", "rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}; must be at least 1")
+        if not 0 < self.gap < 1:
+            raise ValueError(f"gap = {self.gap}; must be in (0, 1)")
+
+
+class ExactMilp:
+    """Discretised problem, solved to proven optimality (``exact_milp``)."""
+
+    name = "exact_milp"
+    switches = ExactMilpSwitches
+
+    def solve(self, problem: Problem, *, settings: SolverSettings, seed: int = 0, progress: ProgressCallback | None = None) -> SolveResult:
+        """Best schedule found; ``details["discretised"]`` tells what is proven about the columns.
+
+        Raises :class:`~schedopt.errors.InputError` above :data:`MAX_CANDIDATES` candidate assignments.
+        """
+        switches = read_switches(self.name, ExactMilpSwitches, settings.switches)
+        candidates = build_candidates(problem)
+        if len(candidates) > MAX_CANDIDATES:
+            raise InputError(
+                f"solver exact_milp: {len(candidates):,} candidate assignments; the limit is {MAX_CANDIDATES:,}; "
+                "use another solver, or a smaller problem (devices, tasks, slots, max_staleness)"
+            )
+        held = Incumbent(problem, settings, progress)
+        run = _Run(problem, candidates, settings, switches, held, seed)
+        status = held.run(run.all_phases)
+        return held.result(
+            self.name,
+            status,
+            seed=seed,
+            reason=run.reason if held.schedule is None else run.proven_text(),
+            backend=settings.backend,
+            lower_bound_method=run.method,
+            kkt_residual=run.residual,
+            details={"discretised": run.proven()},
+        )
+
+
+class _Run:
+    """One solve: the phases and what they hand on."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        candidates: Candidates,
+        settings: SolverSettings,
+        switches: ExactMilpSwitches,
+        held: Incumbent,
+        seed: int,
+    ) -> None:
+        self.problem, self.candidates, self.settings, self.switches = problem, candidates, settings, switches
+        self.held, self.seed = held, seed
+        self.reason = ""
+        self.method: str | None = None
+        self.residual: float | None = None
+        self.search: CombinationSearch | None = None
+        self.best: State | None = None
+
+    def all_phases(self) -> None:
+        """The default solver; then columns, their best combination and local moves, while that gains; then a proof, if asked."""
+        if not self._first_schedule() or not np.any(needed_tasks(self.problem)):
+            return
+        relaxed = self._relax()
+        for _ in range(self.switches.rounds):
+            before = self.held.objective
+            self._combine(relaxed)
+            self._improve(relaxed)
+            if not self.held.objective < before * (1.0 - self.switches.gap):
+                break
+        if self.settings.certify and self.held.schedule is not None:
+            self._prove(relaxed)
+
+    def _first_schedule(self) -> bool:
+        """The default solver's schedule and lower bound; whether there is any use in going on."""
+        held, limit = self.held, self.settings.time_limit_s
+        left = None if limit is None else max(limit - held.elapsed_s, 1e-3)
+        shorter = {"kicks": str(self.switches.kicks), "long_rounds": str(self.switches.polish_rounds)}
+        inner = replace(self.settings, certify=False, time_limit_s=left, switches=shorter)
+        found = AssignmentSca().solve(self.problem, settings=inner, seed=self.seed, progress=self._forward)
+        held.iteration, self.reason = found.iterations, found.reason
+        self.method, self.residual = found.lower_bound_method, found.kkt_residual
+        if found.schedule is not None:
+            held.offer(found.schedule)
+        if found.lower_bound is not None:
+            held.raise_lower_bound(found.lower_bound)
+        if found.interrupted:
+            raise KeyboardInterrupt
+        self._tick("start")
+        return found.status is not SolveStatus.INFEASIBLE or found.kkt_residual is not None
+
+    def _forward(self, record: IterationRecord) -> None:
+        """Progress of the default solver as this one's."""
+        mine = replace(record, elapsed_s=self.held.elapsed_s, phase=f"start: {record.phase}")
+        self.held.history.append(mine)
+        if self.held.progress is not None:
+            self.held.progress(mine)
+
+    def _tick(self, phase: str) -> None:
+        self.held.record(phase)
+        self.held.check_time()
+
+    def _relax(self) -> RelaxedSolution:
+        def on_iteration(*_: object) -> None:
+            self.held.iteration += 1
+            self._tick("relax")
+
+        most = self.settings.max_iterations or _MOST_MASTERS
+        return solve_relaxation(
+            self.problem, self.candidates, backend=self.settings.backend, max_iterations=most, on_iteration=on_iteration
+        )
+
+    def _combine(self, relaxed: RelaxedSolution) -> None:
+        """Columns near the relaxation's prices, and the best combination of them and the schedule's own."""
+        value = relaxed_objective(self.problem, relaxed.point)
+        start, apart = None, abs(value)
+        if self.held.schedule is not None:
+            self.best = state_of(self.problem, self.held.schedule)
+            start = None if self.best is None else current_columns(self.candidates, self.best)
+            apart = max(self.held.objective - value, 0.0)
+        columns = grid_columns(
+            self.candidates,
+            relaxed.point.prices,
+            relaxed.pool.columns,
+            levels=self.switches.levels,
+            reach=self.switches.reach * apart + _BEYOND * abs(value),
+            most=self.switches.columns,
+        )
+        self._tick("columns")
+        last = [self.held.elapsed_s]
+
+        def on_tick(_: float) -> None:
+            self.held.check_time()
+            if self.held.elapsed_s > last[0] + 0.5:
+                last[0] = self.held.elapsed_s
+                self.held.record("milp")
+
+        self.search = CombinationSearch(
+            self.problem, self.candidates, columns, start=start, gap=self.switches.gap, on_tick=on_tick, on_better=self._take
+        )
+        self.search.run()
+        self.held.iteration += self.search.milps
+        self._tick("milp")
+
+    def _take(self, combination: Combination) -> None:
+        """A schedule of a combination, with resources of its own."""
+        rows = rows_of(self.problem, self.candidates, combination.mixed(self.candidates))
+        state = state_of(self.problem, rows)
+        if state is not None:
+            self.held.offer(state.schedule)
+            self.best = state if self.best is None else self.best
+            if self.held.schedule is not None and self.held.objective == state.evaluation.objective:
+                self.best = state
+
+    def _improve(self, relaxed: RelaxedSolution) -> None:
+        """Local moves from the best schedule."""
+        if self.best is None:
+            return
+        noise = np.maximum(relaxed.point.prices.noise, 1e-9 * float(relaxed.point.prices.noise.max()))
+        merit = Merit(self.problem, _PENALTY * noise, _PENALTY * float(relaxed.point.prices.energy.min()), _PENALTY)
+        state = polish(
+            self.problem,
+            self.candidates,
+            self.best,
+            merit,
+            max_rounds=self.switches.polish_rounds,
+            joint=True,
+            on_move=self.held.check_time,
+            on_improvement=lambda better: self.held.offer(better.schedule),
+        )
+        final = state_of(self.problem, state.schedule)
+        if final is not None:
+            self.held.offer(final.schedule)
+        self._tick("polish")
+
+    def _prove(self, relaxed: RelaxedSolution) -> None:
+        def on_cut(_: int, bound: float) -> None:
+            self.held.raise_lower_bound(bound)
+            self._tick("certify")
+
+        upper = self.held.objective
+        prover = Certifier(self.problem, self.candidates, relaxed.points, relaxed.pool, upper, backend=self.settings.backend)
+        self.method = METHOD
+        self.held.raise_lower_bound(prover.run(upper, target_gap=self.settings.target_gap, on_cut=on_cut))
+
+    def proven(self) -> dict[str, object]:
+        """What is known about the last discretised problem; empty before there is one."""
+        if self.search is None:
+            return {}
+        proof: Proof = self.search.proof()
+        known = {"value": None if proof.best is None else proof.best.value, "bound": proof.bound, "gap": proof.gap}
+        finite = {name: value if value is not None and np.isfinite(value) else None for name, value in known.items()}
+        return {"columns": self.search.size, **finite, "finished": proof.finished}
+
+    def proven_text(self) -> str:
+        """The same in one sentence for people."""
+        known = self.proven()
+        if known.get("gap") is None:
+            return ""
+        return (
+            f"discretised problem ({known['columns']:,} columns): best combination {known['value']:.6g}, "
+            f"proven within {100 * float(known['gap']):.2g} % of its optimum; no bound on the problem itself"
+        )
