@@ -25,10 +25,9 @@ class Combination:
     columns: Columns
     weights: FloatArray
     value: float
-    #: H, N and N's participation part over the scale of the program, shape (J,)
+    #: H and N over the scale of the program, shape (J,)
     h: FloatArray
     error: FloatArray
-    part: FloatArray
 
     def mixed(self, candidates: Candidates) -> Columns:
         """One column for each choice made: the mixture, with energy and errors as they are there (not more than mixed)."""
@@ -104,7 +103,7 @@ def best_mixture(model: Discretised, made: IntArray) -> Combination | None:
     ratios = (price * (model.fixed * model.h_unit + total)).sum()
     value = float(ratios + model.energy_price * (columns.energy_j @ x))
     used = x > _ROUNDING
-    return Combination(columns.take(used), x[used], value, sums.h / model.h_unit, total / model.h_unit, sums.part / model.h_unit)
+    return Combination(columns.take(used), x[used], value, sums.h / model.h_unit, total / model.h_unit)
 
 
 def _limits(

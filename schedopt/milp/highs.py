@@ -105,7 +105,7 @@ def solve_program(
         if on_bound is not None and whole:
             on_bound(highs.getInfo().mip_dual_bound)
         raise watch.raised
-    outcome = _outcome(highs, whole)
+    outcome = _outcome(highs, whole, relative_gap)
     if on_bound is not None:
         on_bound(outcome.bound)
     return outcome
@@ -152,7 +152,7 @@ class _Watch:
             into.user_interrupt = True
 
 
-def _outcome(highs: highspy.Highs, whole: bool) -> Outcome:
+def _outcome(highs: highspy.Highs, whole: bool, gap: float) -> Outcome:
     status, info = highs.getModelStatus(), highs.getInfo()
     if status in _EMPTY:
         return Outcome(None, np.inf, np.inf, None, True)
@@ -163,7 +163,8 @@ def _outcome(highs: highspy.Highs, whole: bool) -> Outcome:
     value = info.objective_function_value if found else np.inf
     finished = status in _ENDED
     if whole:
-        bound = info.mip_dual_bound
+        # where presolve leaves nothing better than the start, HiGHS says "optimal" but tells no bound
+        bound = max(info.mip_dual_bound, value - gap * abs(value) if finished else -np.inf)
     else:
         bound = value if finished else -np.inf
     return Outcome(

@@ -1,14 +1,15 @@
-r"""The discretised problem: which assignments with how many steps, their other resources mixed from a finite list of columns.
+r"""The discretised problem: which assignments with which steps and batches, their other resources mixed from a finite list of columns.
 
-A *choice* is a candidate with whole steps; its columns differ in batch, times and bandwidth. With x ≥ 0 per column and y binary per choice,
+A *choice* is a candidate with whole steps and batch; its columns differ in times and bandwidth. With x ≥ 0 per column and y binary per
+choice,
 
     min  Σ_j w_j (C_j + N_j)/H_j + ξ Σ_k E_k x_k
     s.t. Σ_{k of c} x_k = y_c,   Σ_{c of i covering slot g} y_c ≤ 1,   Σ_{k uploading in g} W_k x_k ≤ band,   Σ_{k of i} E_k x_k ≤ budget_i,
          H_j = Σ h_c y_c,   N_j = Σ n_k x_k + 2c d_j²/H_j (participation "horizon") + c' Σ_g S_jg Σ_{k ending at g} ν_k x_k,
 
-with S_jg = Σ h_c κ_c y_c of what spans instant g (the scaled T_stale). Given its steps an assignment's energy and errors are convex in
-the rest (formulation 4b), so a mixture stands for resources at least as good: a solution is a schedule whose objective is at most the
-value here, batches being rounded last. Modes: targets C_j + N_j ≤ (3/8) ε_j H_j, or Σ E_k x_k ≤ total energy; conditions: C1 by the
+with S_jg = Σ h_c κ_c y_c of what spans instant g (the scaled T_stale). Given steps and batch an assignment's energy is convex in the
+rest (formulation 4b), so a mixture stands for resources at least as good: a solution is a schedule whose objective is at most the value
+here. Modes: targets C_j + N_j ≤ (3/8) ε_j H_j, or Σ E_k x_k ≤ total energy; conditions: C1 by the
 choices' steps, C2: β h_g (1 + (17/4) β S_g) ≤ 1/2.
 
 A *program* is a linear relaxation of it in a box of H, N and the ratios. With n = w (C + N) a ratio is n/H = q²/H with q = √n, where
@@ -34,10 +35,10 @@ from schedopt.milp.highs import Program
 from schedopt.problem import TERMS, FloatArray, IntArray, Problem
 from schedopt.sca.master import horizon_weight
 
-__all__ = ["Box", "Choices", "Cover", "Discretised", "Layout", "StaleRow", "Wisdom", "choices_of"]
+__all__ = ["Box", "Choices", "Cover", "Discretised", "Layout", "StaleRow", "Wisdom", "choice_keys", "choices_of"]
 
 #: Values of z whose tangents of the participation term every program has, as shares of the largest that makes sense.
-_SLOPES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+_SLOPES = (0.01, 0.02, 0.03, 0.045, 0.065, 0.09, 0.12, 0.16, 0.22, 0.3, 0.45, 0.7)
 #: Tangents of q²/H that every program has.
 _CONE = 12
 
@@ -56,10 +57,12 @@ class Box:
 
 @dataclass(frozen=True)
 class Choices:
-    """Candidates with steps, arrays of shape (c,); ``of``: the choice of each column, shape (K,); ``stale``: h κ."""
+    """Candidates with steps and work e·B, arrays of shape (c,); ``of``: the choice of each column, shape (K,); ``stale``: h κ."""
 
     of: IntArray
     candidate: IntArray
+    steps: IntArray
+    work: IntArray
     device: IntArray
     task: IntArray
     start: IntArray
@@ -72,12 +75,17 @@ class Choices:
 
 
 def choices_of(candidates: Candidates, columns: Columns) -> Choices:
-    """The choices that ``columns`` belong to, ordered by candidate and steps."""
-    pairs = np.stack([columns.candidate, np.round(columns.steps).astype(np.int64)])
-    (candidate, _), first, of = np.unique(pairs, axis=1, return_index=True, return_inverse=True)
-    end, start, h = candidates.end[candidate], candidates.start[candidate], columns.h[first]
-    stale = h * (end - 1 - start)
-    return Choices(of.ravel(), candidate, candidates.device[candidate], candidates.task[candidate], start, end, h, stale)
+    """The choices that ``columns`` (whose steps and batches are whole) belong to, ordered by candidate, steps and work."""
+    keys = choice_keys(columns)
+    (candidate, steps, work), first, of = np.unique(keys, axis=1, return_index=True, return_inverse=True)
+    device, task, start, end = (getattr(candidates, name)[candidate] for name in ("device", "task", "start", "end"))
+    h = columns.h[first]
+    return Choices(of.ravel(), candidate, steps, work, device, task, start, end, h, h * (end - 1 - start))
+
+
+def choice_keys(columns: Columns) -> IntArray:
+    """What tells choices apart, shape (3, K): candidate, steps, work."""
+    return np.stack([columns.candidate, np.round(columns.steps).astype(np.int64), np.round(columns.work).astype(np.int64)])
 
 
 @dataclass(frozen=True)
@@ -261,17 +269,6 @@ class Discretised:
         for j in {task for task, _, _ in product}:
             mine = [column for (task, _, _), column in product.items() if task == j]
             rows.add([([at.stale.start + j], [1.0]), (mine, -np.ones(len(mine)))], 0.0, np.inf)
-
-    def expect_staleness(self) -> None:
-        """Stale rows for every device and instant, where choices span it: for the least h κ and for the median."""
-        c = self.choices
-        for s in np.unique(c.task * self.arrays.num_devices + c.device):
-            j, i = divmod(int(s), self.arrays.num_devices)
-            mine = np.flatnonzero((c.device == i) & (c.task == j) & (c.stale > 0))
-            for g in range(int(c.start[mine].min(initial=0)) + 1, int(c.end[mine].max(initial=0))):
-                values = np.sort(c.stale[mine[(c.start[mine] < g) & (g < c.end[mine])]])
-                for least in {values[0], values[len(values) // 2]} if len(values) else ():
-                    self.wisdom.stale.add(StaleRow(i, j, g, float(least)))
 
     def _spanning(self, device: int, task: int, instant: int, least: float) -> IntArray:
         """Choices of a device that span an instant with h κ of at least ``least``; at most one can be made."""

@@ -18,13 +18,15 @@ from schedopt.feasibility import needed_tasks
 from schedopt.formulation.candidates import Candidates, Columns, best_paths
 from schedopt.milp.exact import Combination, best_mixture, learn_from
 from schedopt.milp.highs import Outcome, Program, solve_program, sweep
-from schedopt.milp.model import Box, Discretised, Wisdom
+from schedopt.milp.model import Box, Discretised, Wisdom, choice_keys
 from schedopt.problem import FloatArray, IntArray, Problem
 
-__all__ = ["CombinationSearch", "Proof", "best_combination"]
+__all__ = ["LEAST_GAP", "CombinationSearch", "Proof", "best_combination"]
 
 #: Rounding and tolerances of linear programs, relative to the objective.
 SAFETY = 1e-7
+#: Gaps below this cannot be proven at these tolerances.
+LEAST_GAP = 1e-6
 #: Rounds of pricing and box tightening, and of tangents in one relaxation.
 _SHRINKS = 3
 _PASSES = 12
@@ -75,8 +77,8 @@ class CombinationSearch:
     ) -> None:
         self.gap, self.on_tick, self.on_better = gap, on_tick, on_better
         self.best: Combination | None = None
-        #: proven bound over the unit (energies and errors are not negative), and by how much ratios were off at the last MILP (relative)
-        self.proven, self.missing = 0.0, 1.0
+        #: proven bound over the unit (energies and errors are not negative), and by how much the last MILP was off (relative)
+        self.proven, self.missing = 0.0, _FIRST_GAP
         self.milps = 0
         columns = _relevant(problem, candidates, columns if start is None else columns.concat(start))
         #: columns of the discretised problem
@@ -132,10 +134,10 @@ class CombinationSearch:
         """One MILP and what its best point teaches; whether another is worth it."""
         self._relax()
         self.milps += 1
-        first, points = self.best is None, []
+        first, points, known = self.best is None, [], len(self.model.wisdom)
         outcome = solve_program(
             self.model.program(self.box, integer=True, cutoff=self.value),
-            relative_gap=_FIRST_GAP if first else max(0.5 * self.gap, _SHARE * self.missing),
+            relative_gap=_FIRST_GAP if first else _SHARE * self.missing,
             start=self._start(),
             on_tick=self._tick,
             on_bound=self._raise,
@@ -147,17 +149,17 @@ class CombinationSearch:
         self._at(x, points)
         if self.proven >= self._enough():
             return False
-        made = np.flatnonzero(x[self.model.layout.y] > 0.5)
-        least = 0.01 * self.gap * abs(outcome.value)
-        error = self.model.ratio_errors(x)
-        gained = first and self.best is not None
-        gained |= learn_from(self.model, made, x[self.model.layout.x], least)
-        gained |= self.model.learn(x, least)
-        gained |= self._break_up(x, error)
-        finer = max(0.5 * self.gap, _SHARE * float(np.maximum(error, 0.0).sum()) / abs(outcome.value))
-        gained |= finer < 0.9 * self.missing * _SHARE
-        self.missing = min(finer / _SHARE, self.missing)
-        return gained
+        return self._teach(x, outcome.value) or len(self.model.wisdom) > known or (first and self.best is not None)
+
+    def _teach(self, x: FloatArray, value: float) -> bool:
+        """Add what the point of a MILP, worth ``value`` there, asks for; whether the next MILP can be better or more precise."""
+        gained = self.model.learn(x, 0.01 * self.gap * abs(value))
+        gained |= self._break_up(x, self.model.ratio_errors(x))
+        exact = best_mixture(self.model, np.flatnonzero(x[self.model.layout.y] > 0.5))
+        missing = self.missing if exact is None else (exact.value / self.model.unit - value) / abs(value)
+        finer = max(missing, 2.0 * self.gap) < 0.9 * self.missing
+        self.missing = max(min(missing, 0.5 * self.missing), 2.0 * self.gap)
+        return gained or finer
 
     def _start(self) -> tuple[IntArray, FloatArray] | None:
         """The best combination as a start of a MILP, if it lies in the box."""
@@ -173,24 +175,19 @@ class CombinationSearch:
 
     def _choices_of(self, columns: Columns) -> IntArray | None:
         """The choices of given columns; None if one of them has been left out."""
-        codes = self.model.choices.candidate * 1_000_000 + np.round(self._steps_of_choices()).astype(np.int64)
-        wanted = np.unique(columns.candidate * 1_000_000 + np.round(columns.steps).astype(np.int64))
-        index = np.searchsorted(codes, wanted)
-        if np.any(index >= len(codes)) or np.any(codes[np.minimum(index, len(codes) - 1)] != wanted):
-            return None
-        return index
-
-    def _steps_of_choices(self) -> FloatArray:
-        steps = np.zeros(len(self.model.choices))
-        steps[self.model.choices.of] = self.model.columns.steps
-        return steps
+        c = self.model.choices
+        index = {key: k for k, key in enumerate(zip(c.candidate.tolist(), c.steps.tolist(), c.work.tolist(), strict=True))}
+        wanted = {tuple(key) for key in choice_keys(columns).T.tolist()}
+        return np.array(sorted(index[key] for key in wanted)) if wanted <= index.keys() else None
 
     def _at(self, x: FloatArray, points: list[FloatArray]) -> None:
         """Judge a point of a MILP by its exact value."""
         y = x[self.model.layout.y] > 0.5
         if not any(np.array_equal(y, other) for other in points):
             points.append(y)
-            self._take(np.flatnonzero(y))
+            made = np.flatnonzero(y)
+            self._take(made)
+            learn_from(self.model, made, x[self.model.layout.x], 0.01 * self.gap * min(self.value, 1.0))
 
     def _take(self, made: IntArray) -> None:
         found = best_mixture(self.model, made)
@@ -227,8 +224,6 @@ class CombinationSearch:
 
     def _shrink(self) -> None:
         """Leave out columns that no better combination can use, and tighten H, N and ratios to where better ones can be."""
-        if self.best is not None and self._stale_share() > 0.1 * self.gap:
-            self.model.expect_staleness()
         for _ in range(_SHRINKS):
             columns, width = len(self.model.columns), self._width()
             relaxed = self._relax()
@@ -250,12 +245,6 @@ class CombinationSearch:
                 if 0.0 < first < last:
                     points = np.geomspace(first, last, int(np.ceil(np.log(last / first) / _PIECE)) + 1) - fixed[j]
                     self.model.wisdom.breaks |= {(int(j), float(point)) for point in points if box.n_low[j] < point < box.n_high[j]}
-
-    def _stale_share(self) -> float:
-        """What T_stale makes up of the best combination's value."""
-        model, best = self.model, self.best
-        bare = np.bincount(model.candidates.task[best.columns.candidate], weights=best.weights * best.columns.error, minlength=len(best.h))
-        return float((model.weight * (best.error - bare / model.h_unit - best.part) / np.maximum(best.h, 1e-300)).sum() / abs(best.value))
 
     def _width(self) -> float:
         """How wide the box is: the product of the widths of H and of C + N, relative."""
@@ -374,6 +363,9 @@ def best_combination(
     on_better: Callable[[Combination], None] | None = None,
 ) -> Proof:
     """The best combination of ``columns``, one per device and slot at most, within every constraint of ``problem``.
+
+    Steps and batches of ``columns`` should be whole (:func:`~schedopt.milp.grid.whole_columns`): the combination then is a schedule,
+    and :func:`~schedopt.state.state_of` gives it resources that are at least as good.
 
     ``start``: columns that together are feasible, whose value is to be beaten. ``gap``: relative, of the discretised problem. What
     ``on_tick`` and ``on_better`` raise passes through.

@@ -17,7 +17,7 @@ from schedopt.certify import METHOD, Certifier
 from schedopt.errors import InputError
 from schedopt.feasibility import needed_tasks
 from schedopt.formulation.candidates import Candidates, build_candidates
-from schedopt.milp import Combination, CombinationSearch, Proof, grid_columns
+from schedopt.milp import LEAST_GAP, Combination, CombinationSearch, Proof, grid_columns
 from schedopt.polish import polish
 from schedopt.polish.estimate import current_columns
 from schedopt.polish.moves import rows_of
@@ -66,8 +66,8 @@ class ExactMilpSwitches:
         for name in ("levels", "columns", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}; must be at least 1")
-        if not 0 < self.gap < 1:
-            raise ValueError(f"gap = {self.gap}; must be in (0, 1)")
+        if not LEAST_GAP <= self.gap < 1:
+            raise ValueError(f"gap = {self.gap}; must be at least {LEAST_GAP:g} and below 1")
 
 
 class ExactMilp:
