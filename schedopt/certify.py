@@ -2,7 +2,8 @@
 
 In modes weighted and min_bound the only non-convex part of the relaxed problem is Σ γ_jΨ_j, a function of H_j and N_j alone; the rest is
 bounded by cuts (:mod:`schedopt.cuts`). The search (:mod:`schedopt.ratio_search`) says at which (H, N) the cuts are too low; a master
-there gives prices for the next cut, and a pricing of all candidates proves it. In mode min_energy one cut is the whole bound.
+there gives prices for the next cut, and a pricing of all candidates proves it. In mode min_energy one cut bounds the relaxed problem.
+Where the relaxed problem has nothing left to give, the proof goes on by branching on numbers of assignments (:mod:`schedopt.proof`).
 """
 
 from __future__ import annotations
@@ -16,14 +17,19 @@ from schedopt.bounds.async_schedule import FACTOR, LOCAL_DRIFT_FACTOR, fixed_ter
 from schedopt.cuts import ROUNDING, Cut, lagrangian_cut, participation_worth
 from schedopt.formulation.candidates import Candidates, best_paths, make_columns
 from schedopt.problem import FloatArray, Problem
+from schedopt.proof import ProofTree
 from schedopt.ratio_search import RatioSearch, Request
 from schedopt.sca.loop import relaxed_objective
 from schedopt.sca.master import MasterPoint, solve_point_master
 from schedopt.sca.pool import ColumnPool, promising_columns
 
-__all__ = ["METHOD", "Certifier", "first_order_gap"]
+__all__ = ["METHOD", "METHOD_TREE", "Certifier", "first_order_gap"]
 
 METHOD = "Lagrangian cuts by shortest paths, branching on H and N"
+METHOD_TREE = METHOD + ", then on numbers of assignments"
+
+#: Problems of more candidates are not branched on: their nodes take too long to gain anything.
+_MOST_BRANCHED = 20_000
 
 
 class Certifier:
@@ -44,6 +50,7 @@ class Certifier:
         self._known = list(points)
         self._floor = 0.0
         self._search: RatioSearch | None = None
+        self._tree: ProofTree | None = None
         if problem.objective.mode != "min_energy":
             self._start_search(upper)
         for point in points:
@@ -61,7 +68,18 @@ class Certifier:
     @property
     def proven(self) -> float:
         """Lower bound on the objective of every feasible schedule, as far as it is below ``upper``."""
-        return self._floor if self._search is None else self._search.proven
+        known = self._floor if self._search is None else self._search.proven
+        return known if self._tree is None else max(known, self._tree.proven)
+
+    @property
+    def points(self) -> Sequence[MasterPoint]:
+        """Masters solved so far, at many (H, N), and relaxed points of the tree: to make schedules of."""
+        return self._known
+
+    @property
+    def method(self) -> str:
+        """How the bound was found."""
+        return METHOD if self._tree is None else METHOD_TREE
 
     def _add_cut(self, point: MasterPoint) -> None:
         cut, priced = lagrangian_cut(self.problem, self.candidates, point)
@@ -79,15 +97,29 @@ class Certifier:
             self.pool.forget(point.weights)
         self.pool.add(promising_columns(self.candidates, priced.columns, best_paths(self.candidates, priced.cost)))
 
-    def run(self, upper: float, *, target_gap: float, max_cuts: int = 1_000, on_cut: Callable[[int, float], None] | None = None) -> float:
+    @property
+    def relaxed(self) -> bool:
+        """Whether the relaxed problem has no more to give: only branching on assignments can raise the bound."""
+        return self._tree is not None or self._search is None or self._search.stalled or not self._search.heap
+
+    def run(
+        self,
+        upper: float,
+        *,
+        target_gap: float,
+        max_cuts: int = 1_000,
+        branch: bool = False,
+        on_cut: Callable[[int, float], None] | None = None,
+    ) -> float:
         """Raise the bound to ``upper``·(1 − target_gap), or until ``max_cuts`` more cuts; returns min(bound, upper).
 
-        ``on_cut(count, bound)`` is called at every box with the number of cuts and the bound proven so far, and may raise to stop.
+        ``branch``: go on with branching on numbers of assignments where the relaxed problem has no more to give. ``on_cut(count, bound)``
+        is called at every box with the number of cuts and the bound proven so far, and may raise to stop.
         """
         cutoff = upper - target_gap * abs(upper)
         limit = self.cuts + max_cuts
         search = self._search
-        while search is not None and search.heap and search.proven < cutoff and self.cuts < limit and not search.stalled:
+        while search is not None and not self.relaxed and self._open(cutoff, limit):
             request = search.step(cutoff)
             if on_cut is not None:
                 on_cut(self.cuts, min(search.proven, upper))
@@ -97,7 +129,37 @@ class Certifier:
             if point is None:
                 break
             self._add_cut(point)
+        if branch and self._open(cutoff, limit) and len(self.candidates) <= _MOST_BRANCHED:
+            self._branch(upper, cutoff, limit, on_cut)
         return min(self.proven, upper)
+
+    def _open(self, cutoff: float, limit: int) -> bool:
+        return self.proven < cutoff and self.cuts < limit
+
+    def _branch(self, upper: float, cutoff: float, limit: int, on_cut: Callable[[int, float], None] | None) -> None:
+        """Continue the proof on numbers of assignments."""
+
+        def tick() -> None:
+            self.cuts += 1
+            if on_cut is not None:
+                on_cut(self.cuts, min(self.proven, upper))
+
+        if self._tree is None:
+            self._tree = ProofTree(
+                self.problem,
+                self.candidates,
+                self.pool.columns,
+                self._search,
+                floor=self._floor,
+                unit=max(abs(upper), 1e-300),
+                point=self._like,
+                least=least_error(self.problem, self.candidates),
+            )
+        while self._tree.heap and self._open(cutoff, limit):
+            solution = self._tree.step(cutoff, tick)
+            if solution is not None:
+                used = solution.weights > 0
+                self._known.append(replace(self._like, columns=solution.columns.take(used), weights=solution.weights[used]))
 
     def _point_at(self, request: Request, scale: float) -> MasterPoint | None:
         """Prices for a cut between the point asked for and the relaxation's solution, where cuts are deeper, or exactly there.

@@ -24,7 +24,7 @@ from schedopt.formulation.candidates import Candidates, Priced, Prices, best_pat
 from schedopt.problem import FloatArray, Problem
 from schedopt.sca.master import MasterPoint, horizon_weight
 
-__all__ = ["ROUNDING", "Cut", "lagrangian_cut", "participation_worth"]
+__all__ = ["ROUNDING", "Cut", "Multipliers", "lagrangian_cut", "most_energy", "multipliers_of", "participation_worth"]
 
 #: Rounding of the sums that make up a bound, relative to their size: far above what 64-bit floats can lose.
 ROUNDING = 1e-9
@@ -40,7 +40,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class _Multipliers:
+class Multipliers:
     """Prices of a cut, valid whatever their values as long as their signs are kept.
 
     ``energy`` (I,), ``bandwidth`` (G,); ``pull`` = 4ρcz σδ (I, J): what participation adds to the price of h; ``offset`` =
@@ -54,7 +54,7 @@ class _Multipliers:
     constant: float
 
 
-def _most_energy(problem: Problem) -> FloatArray:
+def most_energy(problem: Problem) -> FloatArray:
     """More energy than each device can spend over the horizon, shape (I,), in J."""
     a = problem.arrays
     power = 0.5 * a.capacitance * a.freq_max_hz**3 + a.max_power_w + a.receive_power_w
@@ -75,13 +75,13 @@ def _energy_prices(problem: Problem, point: MasterPoint) -> tuple[FloatArray, fl
     energy = np.where(limited, np.maximum(energy, base), base)
     off -= float(np.sum((energy - base)[limited] * a.energy_budget_j[limited]))
     # a price of zero has no closed forms: a tiny one is used instead, and taken off again at the most energy that can be spent
-    most = _most_energy(problem)
+    most = most_energy(problem)
     floor = 1e-8 * max(abs(point.value), 1e-300) / float(most.sum())
     off -= float(np.sum(np.where(energy < floor, floor, 0.0) * most))
     return np.maximum(energy, floor), off
 
 
-def _multipliers(problem: Problem, point: MasterPoint, error_price: FloatArray) -> _Multipliers:
+def multipliers_of(problem: Problem, point: MasterPoint, error_price: FloatArray) -> Multipliers:
     """Multipliers from a master's duals; ``error_price``: its price of N, shape (J,), which scales the participation part."""
     a, factor = problem.arrays, horizon_weight(problem)
     energy, off = _energy_prices(problem, point)
@@ -94,12 +94,12 @@ def _multipliers(problem: Problem, point: MasterPoint, error_price: FloatArray) 
         reach = 2.0 * error_price * factor * z * a.dissimilarity
         pull = np.clip(point.task_value - point.prices.value, -reach, reach)
         offset = (pull * a.aggregation_weight).sum(axis=0) + error_price * factor * z**2
-    return _Multipliers(energy, bandwidth, pull, offset, off)
+    return Multipliers(energy, bandwidth, pull, offset, off)
 
 
 def participation_worth(problem: Problem, point: MasterPoint) -> FloatArray:
     """What a unit of H is worth to the participation term at a master's prices, shape (J,): part of its ``task_value``."""
-    return _multipliers(problem, point, np.maximum(point.prices.noise, 0.0)).offset
+    return multipliers_of(problem, point, np.maximum(point.prices.noise, 0.0)).offset
 
 
 def lagrangian_cut(problem: Problem, candidates: Candidates, point: MasterPoint) -> tuple[Cut, Priced]:
@@ -114,7 +114,7 @@ def lagrangian_cut(problem: Problem, candidates: Candidates, point: MasterPoint)
         active = a.weight > 0
         error_price = np.where(active, np.maximum(point.prices.noise, 0.0), 0.0)
         h_price = np.where(active, point.task_value, 0.0)
-    m = _multipliers(problem, point, error_price)
+    m = multipliers_of(problem, point, error_price)
     if problem.objective.mode != "min_energy":
         # a master's price of H has in it what H is worth to the participation term, which the cut counts by itself
         h_price = h_price - m.offset

@@ -92,11 +92,11 @@ class RatioSearch:
         A cut is asked for where the model is below the cutoff: once near a point, and once more at the point itself when splitting has
         nothing left to gain there. After that the box, and with it the bound, is as good as it gets: ``stalled`` is set.
         """
-        box = self._tighten(heapq.heappop(self.heap), cutoff)
+        box = self.tighten(heapq.heappop(self.heap), cutoff)
         if box is None:
             self.closed = min(self.closed, cutoff)
             return None
-        box = self._evaluate(box)
+        box = self.evaluate(box)
         if box.bound >= cutoff:
             self.closed = min(self.closed, box.bound)
             return None
@@ -108,7 +108,7 @@ class RatioSearch:
                 self.stalled = tight and self._asked_near(box, _TIGHT)
                 self._asked.append(np.concatenate([box.h, box.n + self.fixed]))
                 return None if self.stalled else Request(box.h, box.n, exact=tight)
-        for part in self._split(box):
+        for part in self.split(box):
             heapq.heappush(self.heap, part)
         return None
 
@@ -116,7 +116,7 @@ class RatioSearch:
         point = np.concatenate([box.h, box.n + self.fixed])
         return any(np.max(np.abs(np.log(point / other))) < distance for other in self._asked)
 
-    def _tighten(self, box: Box, cutoff: float) -> Box | None:
+    def tighten(self, box: Box, cutoff: float) -> Box | None:
         """The part of the box where the objective can be below the cutoff, by interval arithmetic; None if there is none."""
         h_low, h_high, n_low, n_high = box.h_low, box.h_high, box.n_low.copy(), box.n_high
         top = cutoff + ROUNDING * abs(cutoff)
@@ -143,7 +143,7 @@ class RatioSearch:
         slack = 1.0 + ROUNDING
         return replace(box, h_low=h_low / slack, h_high=h_high * slack, n_low=n_low / slack, n_high=n_high * slack)
 
-    def _evaluate(self, box: Box) -> Box:
+    def evaluate(self, box: Box) -> Box:
         solution = self._program(box)
         if solution is None:
             return box
@@ -185,21 +185,11 @@ class RatioSearch:
     def _closed_form(self, box: Box, share: FloatArray) -> float:
         """Exact minimum over the box of the ratios plus the cuts' combination."""
         a, b, level = share @ self.pi, share @ self.rho, float(share @ self.level)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            turn = np.clip(np.where(b > 0, self.w / b, np.inf), box.h_low, box.h_high)
-            kink = np.clip(np.where(self.least > 0, box.n_low / self.least, np.inf), box.h_low, turn)
-        pieces = [
-            # N at its least while w/H ≥ b: first the box's, then ρH
-            _least(self.w * (self.fixed + box.n_low), a, box.h_low, kink) - b * box.n_low,
-            np.where(kink < turn, _least(self.w * self.fixed, a - b * self.least, kink, turn) + self.w * self.least, np.inf),
-            # N at its most beyond
-            _least(self.w * (self.fixed + box.n_high), a, turn, box.h_high) - b * box.n_high,
-        ]
-        parts = np.minimum.reduce(pieces)
+        parts = least_over_box(self.w, self.fixed, self.least, box, a, b)
         size = float(np.abs(parts).sum()) + float(share @ np.abs(self.level))
         return float(parts.sum()) + level - ROUNDING * size
 
-    def _split(self, box: Box) -> tuple[Box, Box]:
+    def split(self, box: Box) -> tuple[Box, Box]:
         """Halve the box where N/H is underestimated most, along H or N, whichever is relatively wider."""
         v_low, v_high = 1.0 / box.h_high, 1.0 / box.h_low
         v = 1.0 / box.h
@@ -228,6 +218,21 @@ def _keep_inside(point: float, low: float, high: float, middle: float) -> float:
     cut = 0.5 * (point + middle)
     margin = 0.15 * (high - low)
     return float(np.clip(cut, low + margin, high - margin))
+
+
+def least_over_box(w: FloatArray, fixed: FloatArray, least: FloatArray, box: Box, a: FloatArray, b: FloatArray) -> FloatArray:
+    """min of w(C + N)/H + aH − bN over the part of a box with N ≥ ρH, per task; ``fixed`` C, ``least`` ρ."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        turn = np.clip(np.where(b > 0, w / b, np.inf), box.h_low, box.h_high)
+        kink = np.clip(np.where(least > 0, box.n_low / least, np.inf), box.h_low, turn)
+    pieces = [
+        # N at its least while w/H ≥ b: first the box's, then ρH
+        _least(w * (fixed + box.n_low), a, box.h_low, kink) - b * box.n_low,
+        np.where(kink < turn, _least(w * fixed, a - b * least, kink, turn) + w * least, np.inf),
+        # N at its most beyond
+        _least(w * (fixed + box.n_high), a, turn, box.h_high) - b * box.n_high,
+    ]
+    return np.minimum.reduce(pieces)
 
 
 def _least(p: FloatArray, q: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:

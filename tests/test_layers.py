@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("state",),
     ("cuts", "milp", "polish", "repair", "rounding"),
     ("ratio_search",),
+    ("proof",),
     ("certify",),
     ("solvers",),
     ("files", "generate"),
@@ -49,7 +50,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "ecos": ("sca",),
     "mosek": ("sca",),
     "scs": ("sca",),
-    "highspy": ("milp",),
+    "highspy": ("milp", "proof"),
     "click": ("cli",),
     "rich": ("cli",),
     # files are opened at the edge alone

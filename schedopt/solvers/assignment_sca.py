@@ -2,7 +2,8 @@
 
 Phases (formulation 4b, 4c): a relaxation over all candidate assignments (:mod:`schedopt.sca.loop`), a Lagrangian lower bound
 (:mod:`schedopt.certify`), diving over devices (:mod:`schedopt.rounding`), polish (:mod:`schedopt.polish`), and, if asked, branching on
-the bound until the gap is proven. A feasible schedule is held from the first master on; what is held is returned whenever it stops.
+the bound until the gap is proven, with schedules made of the relaxed points on the way. A feasible schedule is held from the first
+master on; what is held is returned whenever it stops.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schedopt.certify import METHOD, Certifier, first_order_gap
+from schedopt.certify import Certifier, first_order_gap
 from schedopt.errors import InfeasibleError
 from schedopt.feasibility import unreachable_reason
 from schedopt.formulation.candidates import Candidates, build_candidates
@@ -46,6 +47,10 @@ _CUTS_CERTIFIED = 40
 _CUTS = 15
 #: The proof's points are worth a restart if their relaxed objective is better by this much (relative).
 _WORTH_RESTART = 2e-3
+#: Points of a proof that are rounded at a time, those of them that are polished, and by how much their merit may exceed the best one's.
+_ROUNDED = 12
+_SAMPLES = 4
+_HOPEFUL = 0.03
 #: Kicks of the iterated local search times the number of candidates, at most.
 _KICK_WORK = 8_000
 #: Penalties of missed limits, as multiples of the relaxation's prices, tried in turn until none is missed.
@@ -119,6 +124,8 @@ class _Run:
         #: first-order gap of the relaxed problem where the loop ended
         self.residual: float | None = None
         self.best: State | None = None
+        #: points of the proof that schedules have been made of
+        self.sampled = 0
         tasks = problem.arrays.num_tasks
         self.merit = Merit(problem, np.full(tasks, 1e12), 1e12)
 
@@ -154,11 +161,13 @@ class _Run:
                 break
             relaxed = self._relax(candidates, start=better, pool=prover.pool)
             self._make_schedule(candidates, relaxed)
+        if self.settings.certify:
+            self._prove_on(candidates, prover, relaxed.point, branch=False)
         if self._open_gap() > 0.0:
             self._polish(candidates, relaxed.point, self.switches.long_rounds, joint=True)
             self._kicks(candidates)
         if self.settings.certify:
-            self._prove(prover, 100 * _CUTS_CERTIFIED)
+            self._prove_on(candidates, prover, relaxed.point, branch=True)
 
     def _exhausted(self) -> bool:
         """Whether the problem is tiny and all of it was enumerated."""
@@ -170,6 +179,44 @@ class _Run:
             self.method = EXHAUST_METHOD
         self._tick("enumerate")
         return done
+
+    def _prove_on(self, candidates: Candidates, prover: Certifier, point: MasterPoint, *, branch: bool) -> None:
+        """Prove until the gap is closed or nothing moves, and make schedules of what the proof comes across.
+
+        Without ``branch``: until the relaxed problem has nothing left to give.
+        """
+        while self._open_gap() > 0.0 and (branch or not prover.relaxed):
+            before, held = prover.cuts, self.held.objective
+            self._prove(prover, 2 * _CUTS_CERTIFIED, branch=branch)
+            self._sample(candidates, prover, point)
+            if branch and self.held.objective < held:
+                self._polish(candidates, point, self.switches.long_rounds, joint=True)
+            if prover.cuts == before:
+                break
+
+    def _sample(self, candidates: Candidates, prover: Certifier, point: MasterPoint) -> None:
+        """Round the relaxed points that the proof has come across since the last time, and polish the best few."""
+        # the later, the nearer to where good schedules are
+        fresh = prover.points[max(self.sampled, len(prover.points) - _ROUNDED) :]
+        self.sampled = len(prover.points)
+        self._use_prices(point, _PENALTY_FACTORS[0])
+        found: list[tuple[float, State]] = []
+        for number, like in enumerate(fresh):
+            plans, _ = supported_plans(candidates, like)
+            state = repair(self.problem, round_columns(self.problem, candidates, plans, like))
+            if state is not None and self.merit(state) < np.inf:
+                found.append((self.merit(state), state))
+            if number % 8 == 0:
+                self._tick("sample")
+        seen: set[bytes] = set()
+        for merit, state in sorted(found, key=lambda pair: pair[0])[:_SAMPLES]:
+            if self.best is not None and merit > self.merit(self.best) * (1.0 + _HOPEFUL):
+                break
+            better = polish(
+                self.problem, candidates, state, self.merit, max_rounds=self.switches.short_rounds, seen=seen, on_move=self.held.check_time
+            )
+            self._offer(state_of(self.problem, better.schedule))
+            self._tick("sample")
 
     def _open_gap(self) -> float:
         """What is left between the schedule held and the proven bound, beyond the gap asked for with certify."""
@@ -206,15 +253,18 @@ class _Run:
         limit = self.settings.time_limit_s
         return None if limit is None else max(limit - self.held.elapsed_s, 1e-3)
 
-    def _prove(self, prover: Certifier, cuts: int) -> None:
+    def _prove(self, prover: Certifier, cuts: int, *, branch: bool = False) -> None:
         upper = self.held.objective
 
         def on_cut(_: int, bound: float) -> None:
             self.held.raise_lower_bound(bound)
             self._tick("certify")
 
-        self.method = METHOD
-        self.held.raise_lower_bound(prover.run(upper, target_gap=self.settings.target_gap, max_cuts=cuts, on_cut=on_cut))
+        try:
+            bound = prover.run(upper, target_gap=self.settings.target_gap, max_cuts=cuts, branch=branch, on_cut=on_cut)
+            self.held.raise_lower_bound(bound)
+        finally:
+            self.method = prover.method
 
     def _trivial(self, candidates: Candidates) -> bool:
         """The empty schedule is optimal if nothing needs training (all weights zero, no energy to gain)."""
