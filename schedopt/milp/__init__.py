@@ -5,7 +5,17 @@ relaxation.
 """
 
 from schedopt.milp.exact import Combination
-from schedopt.milp.grid import grid_columns, whole_columns
+from schedopt.milp.grid import grid_columns, nearest_columns, share_columns, whole_columns
 from schedopt.milp.search import LEAST_GAP, CombinationSearch, Proof, best_combination
 
-__all__ = ["LEAST_GAP", "Combination", "CombinationSearch", "Proof", "best_combination", "grid_columns", "whole_columns"]
+__all__ = [
+    "LEAST_GAP",
+    "Combination",
+    "CombinationSearch",
+    "Proof",
+    "best_combination",
+    "grid_columns",
+    "nearest_columns",
+    "share_columns",
+    "whole_columns",
+]

@@ -16,7 +16,7 @@ from schedopt.formulation.resources import MARGIN
 from schedopt.formulation.uplink import LN2
 from schedopt.problem import FloatArray
 
-__all__ = ["grid_columns", "whole_columns"]
+__all__ = ["grid_columns", "nearest_columns", "share_columns", "whole_columns"]
 
 #: Worths of h and of noise, as multiples of the prices', at which candidates choose their steps and batches.
 _FACTORS = ((1.0, 1.0), (0.6, 1.0), (1.6, 1.0), (1.0, 0.4), (1.0, 2.5))
@@ -35,12 +35,20 @@ def grid_columns(candidates: Candidates, prices: Prices, known: Columns, *, leve
         everything = everything.concat(price(candidates, replace(prices, value=worth * prices.value, noise=noise * prices.noise)).columns)
     everything = _once(whole_columns(candidates, everything))
     everything = everything.take(_regret(candidates, prices, everything) <= reach)
-    shared = [_at_share(candidates, everything, parts) for parts in range(1, levels + 1)]
-    for columns in shared:
-        everything = everything.concat(columns)
-    regret = _regret(candidates, prices, everything)
-    order = np.argsort(regret, kind="stable")[:most]
-    return everything.take(np.sort(order[regret[order] <= reach]))
+    everything = share_columns(candidates, everything, levels)
+    return nearest_columns(candidates, prices, everything.take(_regret(candidates, prices, everything) <= reach), most)
+
+
+def share_columns(candidates: Candidates, columns: Columns, levels: int) -> Columns:
+    """The columns, and the same steps and batches over the whole band, a half, ..., 1/``levels`` of it, where that is possible."""
+    for shared in [_at_share(candidates, columns, parts) for parts in range(1, levels + 1)]:
+        columns = columns.concat(shared)
+    return columns
+
+
+def nearest_columns(candidates: Candidates, prices: Prices, columns: Columns, most: int) -> Columns:
+    """The ``most`` columns of the least regret at ``prices``."""
+    return columns.take(np.sort(np.argsort(_regret(candidates, prices, columns), kind="stable")[:most]))
 
 
 def _regret(candidates: Candidates, prices: Prices, columns: Columns) -> FloatArray:

@@ -79,13 +79,15 @@ def solve_program(
     program: Program,
     *,
     relative_gap: float = 0.0,
-    time_limit_s: float | None = None,
+    max_nodes: int | None = None,
     start: tuple[IntArray, FloatArray] | None = None,
     on_tick: Callable[[], None] | None = None,
     on_bound: Callable[[float], None] | None = None,
     on_point: Callable[[FloatArray], None] | None = None,
 ) -> Outcome:
-    """Solve ``program`` to ``relative_gap``; ``start``: indices and values of all whole variables of a known point, which HiGHS completes.
+    """Solve ``program`` to ``relative_gap``, or for ``max_nodes`` of its tree.
+
+    ``start``: indices and values of whole variables of a known point, which HiGHS completes.
 
     ``on_tick()`` is called now and then and may raise to stop; ``on_point(x)`` at each better point; ``on_bound(bound)`` when it ends,
     also by what a callback raises. (The bounds that HiGHS' callbacks tell are those of smaller programs at times.) Raises SolverError if
@@ -94,8 +96,8 @@ def solve_program(
     highs, watch = _highs_of(program), _Watch(on_tick, on_point)
     highs.setOptionValue("mip_rel_gap", relative_gap)
     highs.setOptionValue("mip_abs_gap", 0.0)
-    if time_limit_s is not None:
-        highs.setOptionValue("time_limit", max(time_limit_s, 1e-3))
+    if max_nodes is not None:
+        highs.setOptionValue("mip_max_nodes", max_nodes)
     if start is not None:
         highs.setSolution(len(start[0]), start[0].astype(np.int32), start[1])
     watch.attach(highs)

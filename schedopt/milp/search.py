@@ -26,7 +26,7 @@ __all__ = ["LEAST_GAP", "CombinationSearch", "Proof", "best_combination"]
 #: Rounding and tolerances of linear programs, relative to the objective.
 SAFETY = 1e-7
 #: Gaps below this cannot be proven at these tolerances.
-LEAST_GAP = 1e-6
+LEAST_GAP = 1e-5
 #: Rounds of pricing and box tightening, and of tangents in one relaxation.
 _SHRINKS = 3
 _PASSES = 12
@@ -61,7 +61,8 @@ class Proof:
 class CombinationSearch:
     """A search under way; what it holds is valid whenever it stops.
 
-    ``on_tick(bound)`` is called now and then with the proven bound and may raise to stop; ``on_better(combination)`` at improvements.
+    ``max_nodes``: of each MILP, which ends the search where it does not suffice. ``on_tick(bound)`` is called now and then with the proven
+    bound and may raise to stop; ``on_better(combination)`` at improvements.
     """
 
     def __init__(
@@ -72,9 +73,11 @@ class CombinationSearch:
         *,
         start: Columns | None = None,
         gap: float = 1e-4,
+        max_nodes: int | None = None,
         on_tick: Callable[[float], None] | None = None,
         on_better: Callable[[Combination], None] | None = None,
     ) -> None:
+        self.max_nodes = max_nodes
         self.gap, self.on_tick, self.on_better = gap, on_tick, on_better
         self.best: Combination | None = None
         #: proven bound over the unit (energies and errors are not negative), and by how much the last MILP was off (relative)
@@ -138,6 +141,7 @@ class CombinationSearch:
         outcome = solve_program(
             self.model.program(self.box, integer=True, cutoff=self.value),
             relative_gap=_FIRST_GAP if first else _SHARE * self.missing,
+            max_nodes=self.max_nodes,
             start=self._start(),
             on_tick=self._tick,
             on_bound=self._raise,
@@ -147,7 +151,7 @@ class CombinationSearch:
         if x is None:
             return False
         self._at(x, points)
-        if self.proven >= self._enough():
+        if self.proven >= self._enough() or not outcome.finished:
             return False
         return self._teach(x, outcome.value) or len(self.model.wisdom) > known or (first and self.best is not None)
 

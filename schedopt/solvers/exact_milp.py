@@ -2,8 +2,10 @@
 
 The default solver's schedule comes first. The columns are those of the relaxation and others at prices near it; the schedule's own are
 among them, so that the discretised optimum is at most its objective. Every better combination becomes a schedule with least-energy
-resources, which is at least as good but for the rounding of batches, and then a start of local moves; new columns follow, and so on
-while that gains. What is proven holds for the columns; it bounds nothing beyond them, and is told in the result's reason and details.
+resources, which is at least as good, and then a start of local moves; new columns follow, and so on while that gains. Before that, the
+plans of a few devices at a time are chosen anew beside those of the others: a MILP that is solved to its end far sooner.
+
+What is proven holds for the columns; it bounds nothing beyond them, and is told in the result's reason and details.
 The lower bound is the Lagrangian one of :mod:`schedopt.certify`.
 """
 
@@ -16,8 +18,8 @@ import numpy as np
 from schedopt.certify import METHOD, Certifier
 from schedopt.errors import InputError
 from schedopt.feasibility import needed_tasks
-from schedopt.formulation.candidates import Candidates, build_candidates
-from schedopt.milp import LEAST_GAP, Combination, CombinationSearch, Proof, grid_columns
+from schedopt.formulation.candidates import Candidates, Columns, build_candidates
+from schedopt.milp import LEAST_GAP, Combination, CombinationSearch, Proof, grid_columns, nearest_columns, share_columns
 from schedopt.polish import polish
 from schedopt.polish.estimate import current_columns
 from schedopt.polish.moves import rows_of
@@ -55,6 +57,10 @@ class ExactMilpSwitches:
     reach: float = 1.5
     #: times that columns are made and their problem is solved, at most
     rounds: int = 3
+    #: subsets of devices whose plans are chosen anew beside the others' first, devices in each, and nodes of their MILPs at most
+    subsets: int = 8
+    subset_devices: int = 3
+    subset_nodes: int = 100
     #: kicks of the default solver, whose schedule comes first, and rounds of local moves after each discretised problem
     kicks: int = 4
     polish_rounds: int = 30
@@ -124,10 +130,12 @@ class _Run:
         self.best: State | None = None
 
     def all_phases(self) -> None:
-        """The default solver; then columns, their best combination and local moves, while that gains; then a proof, if asked."""
+        """The default solver; plans of few devices at a time; then the best combination of all columns and local moves, while that gains;
+        then a proof, if asked."""
         if not self._first_schedule() or not np.any(needed_tasks(self.problem)):
             return
         relaxed = self._relax()
+        self._subsets(relaxed)
         for _ in range(self.switches.rounds):
             before = self.held.objective
             self._combine(relaxed)
@@ -176,34 +184,71 @@ class _Run:
             self.problem, self.candidates, backend=self.settings.backend, max_iterations=most, on_iteration=on_iteration
         )
 
-    def _combine(self, relaxed: RelaxedSolution) -> None:
-        """Columns near the relaxation's prices, and the best combination of them and the schedule's own."""
+    def _columns(self, relaxed: RelaxedSolution, most: int) -> tuple[Columns, Columns | None]:
+        """Columns near the relaxation's prices, and the best schedule's own, if there is one."""
         value = relaxed_objective(self.problem, relaxed.point)
-        start, apart = None, abs(value)
+        start, apart, known = None, abs(value), relaxed.pool.columns
         if self.held.schedule is not None:
             self.best = state_of(self.problem, self.held.schedule)
-            start = None if self.best is None else current_columns(self.candidates, self.best)
+        if self.best is not None:
+            start = current_columns(self.candidates, self.best)
+            known = known.concat(start)
             apart = max(self.held.objective - value, 0.0)
-        columns = grid_columns(
-            self.candidates,
-            relaxed.point.prices,
-            relaxed.pool.columns,
-            levels=self.switches.levels,
-            reach=self.switches.reach * apart + _BEYOND * abs(value),
-            most=self.switches.columns,
-        )
+        reach = self.switches.reach * apart + _BEYOND * abs(value)
+        levels, prices = self.switches.levels, relaxed.point.prices
+        columns = grid_columns(self.candidates, prices, known, levels=levels, reach=reach, most=most)
         self._tick("columns")
+        return columns, start
+
+    def _solve(self, columns: Columns, start: Columns | None, max_nodes: int | None, phase: str) -> CombinationSearch:
+        """Search the best combination of the columns, the schedule's own with them over any share of the band."""
         last = [self.held.elapsed_s]
 
         def on_tick(_: float) -> None:
             self.held.check_time()
             if self.held.elapsed_s > last[0] + 0.5:
                 last[0] = self.held.elapsed_s
-                self.held.record("milp")
+                self.held.record(phase)
 
-        self.search = CombinationSearch(
-            self.problem, self.candidates, columns, start=start, gap=self.switches.gap, on_tick=on_tick, on_better=self._take
+        if start is not None:
+            columns = columns.concat(share_columns(self.candidates, start, self.switches.levels))
+        return CombinationSearch(
+            self.problem,
+            self.candidates,
+            columns,
+            start=start,
+            gap=self.switches.gap,
+            max_nodes=max_nodes,
+            on_tick=on_tick,
+            on_better=self._take,
         )
+
+    def _subsets(self, relaxed: RelaxedSolution) -> None:
+        """Plans of a few devices chosen anew beside those of the others: far smaller problems, in turn with local moves."""
+        devices = self.problem.arrays.num_devices
+        size, per_slot = self.switches.subset_devices, 1 + devices // max(self.switches.subset_devices, 1)
+        if self.held.schedule is None or devices <= size or self.switches.subsets == 0:
+            return
+        rng = np.random.default_rng(self.seed)
+        columns, _ = self._columns(relaxed, per_slot * self.switches.columns)
+        order = np.concatenate([rng.permutation(devices) for _ in range(1 + self.switches.subsets * size // devices)])
+        for k in range(self.switches.subsets):
+            before = self.held.objective
+            self.best = state_of(self.problem, self.held.schedule) or self.best
+            start = current_columns(self.candidates, self.best)
+            mine = columns.take(np.isin(self.candidates.device[columns.candidate], order[k * size : (k + 1) * size]))
+            mine = nearest_columns(self.candidates, relaxed.point.prices, mine, self.switches.columns // 2)
+            search = self._solve(mine, start, self.switches.subset_nodes, "subset")
+            search.run()
+            self.held.iteration += search.milps
+            self._tick("subset")
+            if self.held.objective < before:
+                self._improve(relaxed)
+
+    def _combine(self, relaxed: RelaxedSolution) -> None:
+        """The best combination of all columns."""
+        columns, start = self._columns(relaxed, self.switches.columns)
+        self.search = self._solve(columns, start, None, "milp")
         self.search.run()
         self.held.iteration += self.search.milps
         self._tick("milp")
