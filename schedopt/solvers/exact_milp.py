@@ -17,7 +17,7 @@ import numpy as np
 
 from schedopt.certify import METHOD, Certifier
 from schedopt.errors import InputError
-from schedopt.feasibility import needed_tasks
+from schedopt.feasibility import needed_tasks, unreachable_reason
 from schedopt.formulation.candidates import Candidates, Columns, build_candidates
 from schedopt.milp import LEAST_GAP, Combination, CombinationSearch, Proof, grid_columns, nearest_columns, share_columns
 from schedopt.polish import polish
@@ -88,13 +88,16 @@ class ExactMilp:
         Raises :class:`~schedopt.errors.InputError` above :data:`MAX_CANDIDATES` candidate assignments.
         """
         switches = read_switches(self.name, ExactMilpSwitches, settings.switches)
+        held = Incumbent(problem, settings, progress)
+        reason = unreachable_reason(problem)
+        if reason is not None:
+            return held.result(self.name, SolveStatus.INFEASIBLE, seed=seed, reason=reason)
         candidates = build_candidates(problem)
         if len(candidates) > MAX_CANDIDATES:
             raise InputError(
                 f"solver exact_milp: {len(candidates):,} candidate assignments; the limit is {MAX_CANDIDATES:,}; "
                 "use another solver, or a smaller problem (devices, tasks, slots, max_staleness)"
             )
-        held = Incumbent(problem, settings, progress)
         run = _Run(problem, candidates, settings, switches, held, seed)
         status = held.run(run.all_phases)
         return held.result(
