@@ -234,11 +234,11 @@ def test_solver_against_enumeration(mode: str) -> None:
     assert result.lower_bound is None or result.lower_bound <= optimum * (1 + 1e-9)
 
 
-def test_certify_gives_the_lagrangian_bound() -> None:
+def test_certify_gives_a_lower_bound() -> None:
     problem = problem_of(3, "weighted", "instant")
     optimum = solve(problem, solver="enumeration").objective
     result = solved(problem, certify=True)
-    assert result.lower_bound is not None and "Lagrangian" in str(result.lower_bound_method)
+    assert result.lower_bound is not None and result.lower_bound_method
     assert optimum * 0.98 <= result.lower_bound <= optimum * (1 + 1e-9)
 
 

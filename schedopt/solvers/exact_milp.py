@@ -6,7 +6,7 @@ resources, which is at least as good, and then a start of local moves; new colum
 plans of a few devices at a time are chosen anew beside those of the others: a MILP that is solved to its end far sooner.
 
 What is proven holds for the columns; it bounds nothing beyond them, and is told in the result's reason and details.
-The lower bound is the Lagrangian one of :mod:`schedopt.certify`.
+The lower bound is the default solver's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from schedopt.certify import METHOD, Certifier
 from schedopt.errors import InputError
 from schedopt.feasibility import needed_tasks, unreachable_reason
 from schedopt.formulation.candidates import Candidates, Columns, build_candidates
@@ -146,32 +145,46 @@ class _Run:
             if not self.held.objective < before * (1.0 - self.switches.gap):
                 break
         if self.settings.certify and self.held.schedule is not None:
-            self._prove(relaxed)
+            self._prove()
 
     def _first_schedule(self) -> bool:
         """The default solver's schedule and lower bound; whether there is any use in going on."""
-        held, limit = self.held, self.settings.time_limit_s
-        left = None if limit is None else max(limit - held.elapsed_s, 1e-3)
-        shorter = {"kicks": str(self.switches.kicks), "long_rounds": str(self.switches.polish_rounds)}
-        inner = replace(self.settings, certify=False, time_limit_s=left, switches=shorter)
-        found = AssignmentSca().solve(self.problem, settings=inner, seed=self.seed, progress=self._forward)
-        held.iteration, self.reason = found.iterations, found.reason
-        self.method, self.residual = found.lower_bound_method, found.kkt_residual
-        if found.schedule is not None:
-            held.offer(found.schedule)
-        if found.lower_bound is not None:
-            held.raise_lower_bound(found.lower_bound)
-        if found.interrupted:
-            raise KeyboardInterrupt
-        self._tick("start")
+        switches = {"kicks": str(self.switches.kicks), "long_rounds": str(self.switches.polish_rounds)}
+        found = self._default(switches, certify=False)
+        self.reason, self.residual = found.reason, found.kkt_residual
         return found.status is not SolveStatus.INFEASIBLE or found.kkt_residual is not None
 
-    def _forward(self, record: IterationRecord) -> None:
+    def _default(self, switches: dict[str, str], **changes: object) -> SolveResult:
+        """Run the default solver in what is left of the time, and keep its schedule and its lower bound."""
+        held, limit = self.held, self.settings.time_limit_s
+        left = None if limit is None else max(limit - held.elapsed_s, 1e-3)
+        inner = replace(self.settings, time_limit_s=left, switches=switches, **changes)
+        begun = held.iteration
+        found = AssignmentSca().solve(self.problem, settings=inner, seed=self.seed, progress=lambda record: self._forward(record, begun))
+        held.iteration += found.iterations
+        if found.schedule is not None:
+            held.offer(found.schedule)
+        if found.lower_bound is not None and found.lower_bound > held.lower_bound:
+            held.raise_lower_bound(found.lower_bound)
+            self.method = found.lower_bound_method
+        if found.interrupted:
+            raise KeyboardInterrupt
+        self._tick("default")
+        return found
+
+    def _forward(self, record: IterationRecord, begun: int) -> None:
         """Progress of the default solver as this one's."""
-        mine = replace(record, elapsed_s=self.held.elapsed_s, phase=f"start: {record.phase}")
-        self.held.history.append(mine)
-        if self.held.progress is not None:
-            self.held.progress(mine)
+        held = self.held
+        mine = IterationRecord(
+            begun + record.iteration,
+            held.elapsed_s,
+            min(record.objective, held.objective),
+            max(record.lower_bound, held.lower_bound),
+            f"default: {record.phase}",
+        )
+        held.history.append(mine)
+        if held.progress is not None:
+            held.progress(mine)
 
     def _tick(self, phase: str) -> None:
         self.held.record(phase)
@@ -287,15 +300,9 @@ class _Run:
             self.held.offer(final.schedule)
         self._tick("polish")
 
-    def _prove(self, relaxed: RelaxedSolution) -> None:
-        def on_cut(_: int, bound: float) -> None:
-            self.held.raise_lower_bound(bound)
-            self._tick("certify")
-
-        upper = self.held.objective
-        prover = Certifier(self.problem, self.candidates, relaxed.points, relaxed.pool, upper, backend=self.settings.backend)
-        self.method = METHOD
-        self.held.raise_lower_bound(prover.run(upper, target_gap=self.settings.target_gap, on_cut=on_cut))
+    def _prove(self) -> None:
+        """The default solver's proof from this schedule: only it knows which of its bounds is the tightest."""
+        self._default({"kicks": "0", "long_rounds": "0"}, certify=True, warm_start=self.held.schedule)
 
     def proven(self) -> dict[str, object]:
         """What is known about the last discretised problem; empty before there is one."""
