@@ -21,7 +21,7 @@ __all__ = ["Outcome", "Program", "solve_program", "sweep"]
 
 _STATUS = highspy.HighsModelStatus
 _ENDED = (_STATUS.kOptimal, _STATUS.kModelEmpty)
-_STOPPED = (_STATUS.kTimeLimit, _STATUS.kInterrupt, _STATUS.kHighsInterrupt, _STATUS.kSolutionLimit, _STATUS.kObjectiveBound)
+_STOPPED = (_STATUS.kTimeLimit, _STATUS.kInterrupt, _STATUS.kSolutionLimit, _STATUS.kObjectiveBound)
 _EMPTY = (_STATUS.kInfeasible, _STATUS.kUnboundedOrInfeasible)
 _CALLS = highspy.cb.HighsCallbackType
 #: Rows are met to this much; programs are scaled to numbers of order one.
@@ -135,13 +135,13 @@ class _Watch:
         self.raised: BaseException | None = None
 
     def attach(self, highs: highspy.Highs) -> None:
-        highs.setCallback(self, None)
+        highs.setCallback(self.__call__, None)
         for kind in (_CALLS.kCallbackMipInterrupt, _CALLS.kCallbackSimplexInterrupt, _CALLS.kCallbackIpmInterrupt):
             highs.startCallback(kind)
         if self.on_point is not None:
             highs.startCallback(_CALLS.kCallbackMipImprovingSolution)
 
-    def __call__(self, kind: int, message: str, out: Any, into: Any, data: object) -> None:
+    def __call__(self, kind: Any, message: str, out: Any, into: Any, data: object) -> None:
         try:
             if self.raised is None and kind == _CALLS.kCallbackMipImprovingSolution:
                 if self.on_point is not None:

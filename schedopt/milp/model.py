@@ -163,7 +163,8 @@ class Discretised:
         columns, choices, tasks = len(self.columns), len(self.choices), self.arrays.num_tasks
         at = columns + choices
         blocks = [slice(at + k * tasks, at + (k + 1) * tasks) for k in range(6)]
-        return Layout(slice(0, columns), slice(columns, at), *blocks, width=at + 6 * tasks)
+        h, n, part, stale, root, ratio = blocks
+        return Layout(slice(0, columns), slice(columns, at), h, n, part, stale, root, ratio, at + 6 * tasks)
 
     # --- programs ----------------------------------------------------------------------------------------------------------------------
 

@@ -137,7 +137,8 @@ class CombinationSearch:
         """One MILP and what its best point teaches; whether another is worth it."""
         self._relax()
         self.milps += 1
-        first, points, known = self.best is None, [], len(self.model.wisdom)
+        first, known = self.best is None, len(self.model.wisdom)
+        points: list[np.ndarray] = []
         outcome = solve_program(
             self.model.program(self.box, integer=True, cutoff=self.value),
             relative_gap=_FIRST_GAP if first else _SHARE * self.missing,
@@ -184,7 +185,7 @@ class CombinationSearch:
         wanted = {tuple(key) for key in choice_keys(columns).T.tolist()}
         return np.array(sorted(index[key] for key in wanted)) if wanted <= index.keys() else None
 
-    def _at(self, x: FloatArray, points: list[FloatArray]) -> None:
+    def _at(self, x: FloatArray, points: list[np.ndarray]) -> None:
         """Judge a point of a MILP by its exact value."""
         y = x[self.model.layout.y] > 0.5
         if not any(np.array_equal(y, other) for other in points):
@@ -243,6 +244,7 @@ class CombinationSearch:
     def _first_pieces(self) -> None:
         """Pieces of N that meet at the incumbent's, about :data:`_PIECE` wide."""
         fixed, box = self.model.fixed, self.box
+        assert self.best is not None
         for j in self.model.ratios:
             low, middle, high = (fixed[j] + end for end in (box.n_low[j], self.best.error[j], box.n_high[j]))
             for first, last in ((low, middle), (middle, high)):
@@ -297,10 +299,11 @@ class CombinationSearch:
             for block, value in entries:
                 row[block.start + j] = sign * value
         ends = {name: getattr(box, name).copy() for name in vars(box)}
-        for (side, end, j), value in zip(asked, sweep(program, costs), strict=True):
+        for (side, end, j), least in zip(asked, sweep(program, costs), strict=True):
             self._tick()
-            if value is None:
+            if least is None:
                 continue
+            value = least
             margin = _LOOSE * max(abs(value), {"h": 1.0, "r": self.value, "n": model.fixed[j]}[side])
             old = ends[f"{side}_{end}"]
             old[j] = max(old[j], value - margin) if end == "low" else min(old[j], -value + margin)

@@ -12,6 +12,7 @@ The lower bound is the default solver's.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from schedopt.polish.moves import rows_of
 from schedopt.problem import Problem
 from schedopt.result import IterationRecord, SolveResult, SolveStatus
 from schedopt.sca.loop import RelaxedSolution, relaxed_objective, solve_relaxation
+from schedopt.schedule import Schedule
 from schedopt.solvers.assignment_sca import AssignmentSca
 from schedopt.solvers.base import Incumbent, ProgressCallback, SolverSettings
 from schedopt.solvers.switches import read_switches
@@ -56,7 +58,7 @@ class ExactMilpSwitches:
     reach: float = 1.5
     #: times that columns are made and their problem is solved, at most
     rounds: int = 3
-    #: subsets of devices whose plans are chosen anew beside the others' first, devices in each, and nodes of their MILPs at most
+    #: subsets of devices whose plans are chosen anew beside the others' first, devices in each (half of all at most), and nodes of their MILPs at most
     subsets: int = 8
     subset_devices: int = 3
     subset_nodes: int = 100
@@ -154,11 +156,11 @@ class _Run:
         self.reason, self.residual = found.reason, found.kkt_residual
         return found.status is not SolveStatus.INFEASIBLE or found.kkt_residual is not None
 
-    def _default(self, switches: dict[str, str], **changes: object) -> SolveResult:
+    def _default(self, switches: dict[str, str], *, certify: bool, warm_start: Schedule | None = None) -> SolveResult:
         """Run the default solver in what is left of the time, and keep its schedule and its lower bound."""
         held, limit = self.held, self.settings.time_limit_s
         left = None if limit is None else max(limit - held.elapsed_s, 1e-3)
-        inner = replace(self.settings, time_limit_s=left, switches=switches, **changes)
+        inner = replace(self.settings, time_limit_s=left, switches=switches, certify=certify, warm_start=warm_start)
         begun = held.iteration
         found = AssignmentSca().solve(self.problem, settings=inner, seed=self.seed, progress=lambda record: self._forward(record, begun))
         held.iteration += found.iterations
@@ -242,16 +244,16 @@ class _Run:
     def _subsets(self, relaxed: RelaxedSolution) -> None:
         """Plans of a few devices chosen anew beside those of the others: far smaller problems, in turn with local moves."""
         devices = self.problem.arrays.num_devices
-        size, per_slot = self.switches.subset_devices, 1 + devices // max(self.switches.subset_devices, 1)
-        if self.held.schedule is None or devices <= size or self.switches.subsets == 0:
+        size = min(self.switches.subset_devices, devices // 2)
+        if self.held.schedule is None or size == 0 or self.switches.subsets == 0:
             return
         rng = np.random.default_rng(self.seed)
-        columns, _ = self._columns(relaxed, per_slot * self.switches.columns)
+        columns, _ = self._columns(relaxed, devices // size * self.switches.columns)
         order = np.concatenate([rng.permutation(devices) for _ in range(1 + self.switches.subsets * size // devices)])
         for k in range(self.switches.subsets):
             before = self.held.objective
             self.best = state_of(self.problem, self.held.schedule) or self.best
-            start = current_columns(self.candidates, self.best)
+            start = None if self.best is None else current_columns(self.candidates, self.best)
             mine = columns.take(np.isin(self.candidates.device[columns.candidate], order[k * size : (k + 1) * size]))
             mine = nearest_columns(self.candidates, relaxed.point.prices, mine, self.switches.columns // 2)
             search = self._solve(mine, start, self.switches.subset_nodes, "subset")
@@ -279,6 +281,9 @@ class _Run:
             if self.held.schedule is not None and self.held.objective == state.evaluation.objective:
                 self.best = state
 
+    def _offer(self, state: State) -> None:
+        self.held.offer(state.schedule)
+
     def _improve(self, relaxed: RelaxedSolution) -> None:
         """Local moves from the best schedule."""
         if self.best is None:
@@ -293,7 +298,7 @@ class _Run:
             max_rounds=self.switches.polish_rounds,
             joint=True,
             on_move=self.held.check_time,
-            on_improvement=lambda better: self.held.offer(better.schedule),
+            on_improvement=self._offer,
         )
         final = state_of(self.problem, state.schedule)
         if final is not None:
@@ -304,7 +309,7 @@ class _Run:
         """The default solver's proof from this schedule: only it knows which of its bounds is the tightest."""
         self._default({"kicks": "0", "long_rounds": "0"}, certify=True, warm_start=self.held.schedule)
 
-    def proven(self) -> dict[str, object]:
+    def proven(self) -> dict[str, Any]:
         """What is known about the last discretised problem; empty before there is one."""
         if self.search is None:
             return {}
