@@ -17,7 +17,7 @@ from schedopt.proof.program import NodeProgram, NodeSolution
 __all__ = ["choose_limits"]
 
 #: Numbers of assignments that are tried per kind, and what counts as a fraction.
-_TRIED = 3
+_TRIED = 1
 _FRACTION = 1e-4
 
 

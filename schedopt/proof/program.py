@@ -30,6 +30,8 @@ _SLACK_PRICE = 20.0
 #: Tangents of 1/H over a box, and of d²/H around the point where it was last seen.
 _TANGENTS = 8
 _SPREAD = (0.5, 0.8, 0.95, 1.0, 1.05, 1.25, 2.0)
+#: How near the solution's d/H must be to a tangent's (relative) for d²/H to be hardly underestimated there.
+_NEAR = 0.03
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ class NodeProgram:
         self.limit_j = problem.objective.total_energy_j if mode == "min_bound" else None
         self.horizon = horizon_weight(problem)
         self.limited = np.flatnonzero(np.isfinite(a.energy_budget_j))
+        #: whether the last program had no tangent of d²/H near its solution
+        self.loose = False
         #: z where d²/H was last seen, shape (J,)
         self.z = (np.abs(point.h_device - a.aggregation_weight * point.h) * a.dissimilarity).sum(axis=0) / self.h0
 
@@ -257,7 +261,9 @@ class NodeProgram:
             delta = a.dissimilarity[:, self.tasks]
             pull = delta * (price[rows.place["above"]] - price[rows.place["below"]]).reshape(pull.shape) / h0
             h, d = part["h"], part["d"].reshape(pull.shape).sum(axis=0)
-            self.z[self.tasks] = np.divide(d, h, out=np.zeros(count), where=h > 0)
+            z = np.divide(d, h, out=np.zeros(count), where=h > 0)
+            self.loose = bool(np.any(np.abs(tangents - z[:, None]).min(axis=1) > _NEAR * z))
+            self.z[self.tasks] = z
         budget = np.zeros(a.num_devices)
         if len(self.limited):
             budget[self.limited] = price[rows.place["budget"]] / a.energy_budget_j[self.limited]

@@ -24,10 +24,13 @@ from schedopt.sca.pool import ColumnPool
 __all__ = ["ProofTree"]
 
 #: Programs and pricings of one node at most; what a pricing may still raise the bound by (relative) to be worth another.
-_ROUNDS = 8
-_SETTLED = 1e-4
-#: Columns beyond this many are dropped, those that were idle longest first.
-_MOST_COLUMNS = 3_000
+_ROUNDS = 2
+_SETTLED = 5e-4
+#: The same for nodes that cannot be split.
+_FINAL = 1e-6
+#: Columns beyond this many, or this many per slot of a device, are dropped where they are idle for long: programs take time.
+_MANY_COLUMNS = 600
+_MANY_PER_SLOT = 4
 
 
 class ProofTree:
@@ -77,7 +80,7 @@ class ProofTree:
         The heap always covers all that is open: whatever ``tick`` raises, the bound stays proven.
         """
         node = self.heap[0]
-        solution = None
+        solution, settled = None, True
         if node.box is not None:
             assert self.search is not None
             box = self.search.tighten(node.box, cutoff)
@@ -87,12 +90,14 @@ class ProofTree:
             box = self.search.evaluate(box)
             node = replace(node, box=box, bound=max(node.bound, box.bound))
         if node.bound < cutoff:
-            node, solution = self._bounded(node, cutoff, tick)
+            node, solution, settled = self._bounded(node, cutoff, tick)
         if node.bound >= cutoff:
             self._close(node.bound)
             return None
         parts = [] if solution is None else self._parts(node, solution, cutoff, tick)
         heapq.heappop(self.heap)
+        if not parts and not settled:
+            parts = [node]
         if not parts:
             # nothing is left to split, or the program's solver has failed: this is as good as it gets
             self.closed = min(self.closed, node.bound)
@@ -104,9 +109,9 @@ class ProofTree:
         heapq.heappop(self.heap)
         self.closed = min(self.closed, bound)
 
-    def _bounded(self, node: Node, cutoff: float, tick: Callable[[], None]) -> tuple[Node, NodeSolution | None]:
-        """Programs and pricings until the bound settles; the last solution."""
-        solution = None
+    def _bounded(self, node: Node, cutoff: float, tick: Callable[[], None]) -> tuple[Node, NodeSolution | None, bool]:
+        """Programs and pricings for a while; the last solution, and whether new columns could not raise the bound any more."""
+        solution, settled = None, True
         for _ in range(_ROUNDS):
             columns = self._allowed(node)
             found = self.program.solve(node, columns)
@@ -117,13 +122,14 @@ class ProofTree:
             node = replace(node, bound=max(node.bound, self._value(node, priced.cut)))
             if self.search is not None and not node.limits:
                 self.search.add(priced.cut, self._active)
-            if not node.limits:
-                self._age(found.weights)
+            self._age(found.weights)
             added = self.pool.add(priced.columns)
             tick()
-            if node.bound >= cutoff or not added or found.value - node.bound < _SETTLED * self.unit:
+            missing = found.value - node.bound
+            settled = not self.program.loose and (not added or missing < _FINAL * self.unit)
+            if node.bound >= cutoff or settled or missing < _SETTLED * self.unit:
                 break
-        return node, solution
+        return node, solution, settled
 
     @property
     def _active(self) -> np.ndarray:
@@ -153,9 +159,10 @@ class ProofTree:
 
     def _age(self, weights: FloatArray) -> None:
         """Forget columns that have been idle for long, once there are too many."""
-        wide = np.zeros(len(self.pool))
+        wide = np.ones(len(self.pool))
         wide[self._kept] = weights
-        if len(self.pool) > _MOST_COLUMNS:
+        a = self.problem.arrays
+        if len(self.pool) > max(_MANY_COLUMNS, _MANY_PER_SLOT * a.num_devices * a.slots):
             self.pool.forget(wide)
 
     def _parts(self, node: Node, solution: NodeSolution, cutoff: float, tick: Callable[[], None]) -> list[Node]:

@@ -36,7 +36,7 @@ from schedopt.solvers.reasons import why_nothing
 from schedopt.solvers.switches import read_switches
 from schedopt.state import Merit, State, state_of
 
-__all__ = ["AssignmentSca", "AssignmentSwitches"]
+__all__ = ["AssignmentSca", "AssignmentSwitches", "SearchRun"]
 
 #: Masters of one relaxation at most.
 _MOST_MASTERS = 200
@@ -45,6 +45,8 @@ _EARLY = (1, 3, 6, 12)
 #: Cuts of a proof between restarts: with --certify, and without.
 _CUTS_CERTIFIED = 40
 _CUTS = 15
+#: Cuts of a whole proof at most: beyond, branching gains little in a long time.
+_MOST_CUTS = 3_000
 #: The proof's points are worth a restart if their relaxed objective is better by this much (relative).
 _WORTH_RESTART = 2e-3
 #: Points of a proof that are rounded at a time, those of them that are polished, and by how much their merit may exceed the best one's.
@@ -94,7 +96,7 @@ class AssignmentSca:
         if reason is not None:
             return held.result(self.name, SolveStatus.INFEASIBLE, seed=seed, reason=reason)
         switches = read_switches(self.name, AssignmentSwitches, settings.switches)
-        run = _Run(problem, settings, switches, held, np.random.default_rng(seed))
+        run = SearchRun(problem, settings, switches, held, np.random.default_rng(seed))
         try:
             status = held.run(run.all_phases)
         except InfeasibleError as error:
@@ -112,7 +114,7 @@ class AssignmentSca:
         )
 
 
-class _Run:
+class SearchRun:
     """One solve: the phases and what they hand on."""
 
     def __init__(
@@ -185,7 +187,7 @@ class _Run:
 
         Without ``branch``: until the relaxed problem has nothing left to give.
         """
-        while self._open_gap() > 0.0 and (branch or not prover.relaxed):
+        while self._open_gap() > 0.0 and prover.cuts < _MOST_CUTS and (branch or not prover.relaxed):
             before, held = prover.cuts, self.held.objective
             self._prove(prover, 2 * _CUTS_CERTIFIED, branch=branch)
             self._sample(candidates, prover, point)
