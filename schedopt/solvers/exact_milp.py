@@ -58,7 +58,8 @@ class ExactMilpSwitches:
     reach: float = 1.5
     #: times that columns are made and their problem is solved, at most
     rounds: int = 3
-    #: subsets of devices whose plans are chosen anew beside the others' first, devices in each (half of all at most), and nodes of their MILPs at most
+    #: subsets of devices whose plans are chosen anew beside the others' first, devices in each (half of all at most), and nodes of each
+    #: MILP's tree at most
     subsets: int = 8
     subset_devices: int = 3
     subset_nodes: int = 100
