@@ -26,6 +26,7 @@ SOLVERS: dict[str, str] = {
     "random_feasible": "schedopt.solvers.random_feasible:RandomFeasible",
     "synchronous": "schedopt.solvers.synchronous:Synchronous",
     "greedy_energy": "schedopt.solvers.greedy_energy:GreedyEnergy",
+    "column_generation": "schedopt.solvers.column_generation:ColumnGeneration",
     "exact_milp": "schedopt.solvers.exact_milp:ExactMilp",
     "enumeration": "schedopt.solvers.enumeration:Enumeration",
 }

@@ -177,7 +177,7 @@ def test_entry_points_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_registry() -> None:
-    ours = ["sca", "native_sca", "native_sca_log", "round_robin", "random_feasible", "synchronous", "greedy_energy", "exact_milp"]
+    ours = ["sca", "native_sca", "native_sca_log", "round_robin", "random_feasible", "synchronous", "greedy_energy", "column_generation"]
     assert registry.solver_names()[: len(ours)] == ours
     assert registry.get_solver("assignment_sca").name == "sca"
     with pytest.raises(InputError, match="solver = 'simplex'; must be one of sca, native_sca, "):

@@ -34,7 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cuts", "milp", "polish", "repair", "rounding"),
     ("ratio_search",),
     ("proof",),
-    ("certify",),
+    ("certify", "colgen"),
     ("solvers",),
     ("files", "generate"),
     ("io", "schemas"),
@@ -51,6 +51,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "mosek": ("sca",),
     "scs": ("sca",),
     "highspy": ("milp", "proof"),
+    "ray": ("colgen",),
     "click": ("cli",),
     "rich": ("cli",),
     # files are opened at the edge alone

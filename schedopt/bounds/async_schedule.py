@@ -21,6 +21,7 @@ from schedopt.problem import TERMS, FloatArray, IntArray, Problem, ProblemArrays
 from schedopt.schedule import Schedule
 
 __all__ = [
+    "assignment_errors",
     "C1_LIMIT",
     "C2_LIMIT",
     "Aggregates",
@@ -144,6 +145,19 @@ def raw_terms(problem: Problem, schedule: Schedule, sums: Aggregates) -> FloatAr
         ],
         axis=1,
     )
+
+
+def assignment_errors(problem: Problem, schedule: Schedule, sums: Aggregates) -> FloatArray:
+    """Each assignment's share of the scaled error terms that are sums over assignments (not T_stale, not a horizon's T_part), (n,)."""
+    a = problem.arrays
+    i, j, steps = schedule.device, schedule.task, schedule.steps
+    scale = dict(zip(TERMS, a.term_scale, strict=True))
+    drift = a.gradient_drift[i, j] ** 2 + a.mean_gradient_drift[j] ** 2 / 16.0
+    part = scale["part"] * a.dissimilarity[i, j] ** 2 if problem.objective.participation == "instant" else 0.0
+    local = LOCAL_NOISE_FACTOR * steps * sums.sigma2 + LOCAL_DRIFT_FACTOR * steps**2 * a.dissimilarity[i, j] ** 2
+    per_h = part + scale["data"] * schedule.staleness**2 * drift
+    per_h = per_h + scale["local"] * (a.smoothness[j] * a.learning_rate[j]) ** 2 * local
+    return 2.0 * sums.h * per_h + scale["noise"] * a.smoothness[j] * sums.noise
 
 
 def _participation(problem: Problem, sums: Aggregates, instant: FloatArray) -> FloatArray:

@@ -20,6 +20,7 @@ import numpy as np
 from schedopt.formulation.candidates import (
     Candidates,
     Columns,
+    Paths,
     Prices,
     backward_values,
     best_paths,
@@ -38,6 +39,8 @@ __all__ = ["PlanColumns", "Plans", "PlanTables"]
 _NODES = 12
 #: Paths from below are compared with plans from above up to this much, relative: rounding of sums of costs.
 _SLACK = 1e-12
+#: Columns beside the best plan are looked for among those of plans that are worse by at most this share.
+_BREADTH = 0.03
 #: Devices whose tables are made at once, so that they stay small.
 _DEVICES_AT_ONCE = 250
 
@@ -92,12 +95,14 @@ class Plans:
     """Best plans of some devices at some prices.
 
     ``lower``: proven lower bound of each device's cheapest plan, at most 0, shape (I,); ``cost``: what the plans in ``columns`` cost;
-    ``forward``, ``backward``: least cost, from below, of slots 0..g−1 and of slots g..G−1, shape (I, G+1).
+    ``forward``, ``backward``: least cost, from below, of slots 0..g−1 and of slots g..G−1, shape (I, G+1); ``near``: columns that come
+    close to being on a best plan, those on it among them.
     """
 
     lower: FloatArray
     cost: FloatArray
     columns: PlanColumns
+    near: PlanColumns
     forward: FloatArray
     backward: FloatArray
 
@@ -105,7 +110,8 @@ class Plans:
     def join(parts: list[Plans]) -> Plans:
         """Plans of blocks of devices, in their order."""
         arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("lower", "cost", "forward", "backward")}
-        return Plans(**arrays, columns=PlanColumns.join([part.columns for part in parts]))
+        columns, near = (PlanColumns.join([getattr(part, name) for part in parts]) for name in ("columns", "near"))
+        return Plans(**arrays, columns=columns, near=near)
 
 
 class PlanTables:
@@ -116,12 +122,13 @@ class PlanTables:
         edges = [*range(first, last, _DEVICES_AT_ONCE), last]
         self._blocks = [_Block(problem, low, high) for low, high in zip(edges[:-1], edges[1:], strict=True)]
 
-    def plans(self, prices: Prices, *, fee: FloatArray | None = None, task: int | None = None) -> Plans:
+    def plans(self, prices: Prices, *, fee: FloatArray | None = None, task: int | None = None, near: int = 0) -> Plans:
         """Best plan of every device at ``prices``.
 
-        ``fee``: what using a slot costs a device, shape (I, G) for all devices of the problem, ≥ 0; ``task``: plans of this task alone.
+        ``fee``: what using a slot costs a device, shape (I, G) for all devices of the problem, ≥ 0; ``task``: plans of this task alone;
+        ``near``: up to this many columns per device beside its plan, by how little worse a plan with them would be.
         """
-        return Plans.join([block.plans(prices, fee, task) for block in self._blocks])
+        return Plans.join([block.plans(prices, fee, task, near) for block in self._blocks])
 
 
 class _Block:
@@ -144,29 +151,32 @@ class _Block:
         found = candidates_among(problem, device, task, best_slot[device] + 1, length, anywhere=True)
         self.templates = found
         self._templates_of: dict[int, Candidates] = {}
+        self._sent: tuple[bytes, list[FloatArray]] = (b"", [])
         self._coarse = bool(np.any(self.templates.block != self.templates.steps))
         self.nodes_s = np.linspace(0.0, a.slot_s * (1.0 - 2.0 * MARGIN), _NODES + 1)
 
-    def plans(self, prices: Prices, fee: FloatArray | None, task: int | None) -> Plans:
+    def plans(self, prices: Prices, fee: FloatArray | None, task: int | None, near: int) -> Plans:
         """See :meth:`PlanTables.plans`; prices and fees of all devices."""
         due = None if fee is None else np.concatenate([np.zeros((len(fee), 1)), np.cumsum(fee, axis=1)], axis=1)
         lower, upper = self._costs(prices, task)
         if due is not None:
             spans = self._spans(due[self.first : self.last])
             lower, upper = lower + spans, upper + spans
-        candidates = self._candidates(lower, upper)
+        candidates = self._candidates(lower, upper, _BREADTH if near else 0.0)
         priced = price(candidates, prices, for_bound=True)
         add = 0.0 if due is None else due[candidates.device, candidates.end] - due[candidates.device, candidates.start]
         # where steps are bounded by blocks, what is reached is another matter
         single = price(candidates, prices) if self._coarse else priced
         reached = best_paths(candidates, single.cost + add, self.first, self.last)
-        columns = single.columns.take(np.searchsorted(single.columns.candidate, reached.chosen))
+        chosen = np.searchsorted(single.columns.candidate, reached.chosen)
+        close = np.union1d(chosen, _closest(candidates, single.columns, reached, near))
         # the others cannot be on a best plan, but a potential is to say what they cost at least
         place = (candidates.device - self.first, candidates.task, candidates.end - 1, candidates.end - candidates.start - 1)
         lower[place] = np.where(priced.lower < 0.0, priced.lower + add, np.inf)
         best = lower.min(axis=1)
         forward, _ = forward_values(best)
-        return Plans(forward[:, -1], reached.value, PlanColumns.of(candidates, columns), forward, backward_values(best))
+        columns, beside = (PlanColumns.of(candidates, single.columns.take(k)) for k in (chosen, close))
+        return Plans(forward[:, -1], reached.value, columns, beside, forward, backward_values(best))
 
     def _spans(self, due: FloatArray) -> FloatArray:
         """Fees of the slots that an assignment of each last slot and length uses, (I', 1, G, L)."""
@@ -179,12 +189,7 @@ class _Block:
         +inf = impossible, or costs more than it is worth.
         """
         a = self.problem.arrays
-        energy = prices.energy[self.first : self.last, None, None]
-        # node last, in an array of its own per node: what is added up is contiguous
-        send = []
-        for time_s in self.nodes_s[1:]:
-            cost = self.uploads.best(np.full(self.shortest_s.shape, time_s), energy, prices.bandwidth).cost
-            send.append(np.where(time_s >= self.shortest_s, cost, np.inf))
+        send = self._uploads(prices)
         below, above = self._compute(prices, task)
         shape = (self.last - self.first, a.num_tasks, a.slots, self.longest)
         lower, upper = np.full(shape, np.inf), np.full(shape, np.inf)
@@ -197,6 +202,18 @@ class _Block:
         for cost in (lower, upper):
             cost[(cost >= 0.0) | ~started] = np.inf
         return lower, upper
+
+    def _uploads(self, prices: Prices) -> list[FloatArray]:
+        """Least cost of uploads that take as long as each node but the first, (I', bits, G) each; those of the last prices are kept."""
+        energy = prices.energy[self.first : self.last]
+        key = energy.tobytes() + prices.bandwidth.tobytes()
+        if self._sent[0] != key:
+            send = []
+            for time_s in self.nodes_s[1:]:
+                cost = self.uploads.best(np.full(self.shortest_s.shape, time_s), energy[:, None, None], prices.bandwidth).cost
+                send.append(np.where(time_s >= self.shortest_s, cost, np.inf))
+            self._sent = (key, send)
+        return self._sent[1]
 
     def _compute(self, prices: Prices, task: int | None) -> tuple[list[FloatArray], list[FloatArray]]:
         """Least compute cost at each node of the upload's time, from below and as it can be reached, (I', J, L) each."""
@@ -216,14 +233,24 @@ class _Block:
             self._templates_of[task] = self.templates.take(self.templates.task == task)
         return self._templates_of[task]
 
-    def _candidates(self, lower: FloatArray, upper: FloatArray) -> Candidates:
-        """The assignments that can be on a best plan, by the paths through them."""
+    def _candidates(self, lower: FloatArray, upper: FloatArray, breadth: float) -> Candidates:
+        """The assignments that can be on a plan that is worse than the best by at most a share ``breadth``, by the paths through them."""
         best = lower.min(axis=1)
         (forward, _), backward = forward_values(best), backward_values(best)
         (reached, _) = forward_values(upper.min(axis=1))
-        worth = reached[:, -1] * (1.0 - _SLACK)
+        worth = reached[:, -1] * (1.0 - breadth - _SLACK)
         end = np.arange(1, lower.shape[2] + 1)
         start = np.maximum(end[:, None] - np.arange(1, self.longest + 1), 0)
         around = forward[:, start] + backward[:, end][:, :, None] - worth[:, None, None]
         row, task, slot, length = np.nonzero(lower + around[:, None] <= 0.0)
         return candidates_among(self.problem, row + self.first, task, slot + 1, length + 1)
+
+
+def _closest(candidates: Candidates, columns: Columns, paths: Paths, count: int) -> IntArray:
+    """Indices of the ``count`` columns of every device whose use costs least beside its best plan."""
+    if count == 0:
+        return np.zeros(0, dtype=np.int64)
+    regret, device = paths.regret[columns.candidate], candidates.device[columns.candidate]
+    order = np.lexsort((regret, device))
+    rank = np.arange(len(order)) - np.searchsorted(device[order], device[order])
+    return order[(rank < count) & np.isfinite(regret[order])]

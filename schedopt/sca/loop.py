@@ -15,7 +15,7 @@ from schedopt.sca.master import MasterPoint, MasterScale, solve_master
 from schedopt.sca.pool import ColumnPool, first_columns, promising_columns
 from schedopt.sca.surrogates import RatioModel, majorant, partial_linearisation
 
-__all__ = ["RelaxedSolution", "next_model", "next_scale", "relaxed_objective", "solve_relaxation"]
+__all__ = ["RelaxedSolution", "first_scale", "model_at", "next_model", "next_scale", "relaxed_objective", "solve_relaxation"]
 
 #: H of a task that a master leaves out; keeps ratios finite.
 _TINY = 1e-12
@@ -59,10 +59,11 @@ def relaxed_objective(problem: Problem, point: MasterPoint) -> float:
 
 def next_model(problem: Problem, point: MasterPoint, *, safe: bool = False) -> RatioModel | None:
     """Surrogate at a master's solution (``safe``: the majorant); None in mode min_energy, whose targets are exact rows."""
-    return _model_at(problem, point.h, point.error, safe)
+    return model_at(problem, point.h, point.error, safe)
 
 
-def _model_at(problem: Problem, h: FloatArray, error: FloatArray, safe: bool) -> RatioModel | None:
+def model_at(problem: Problem, h: FloatArray, error: FloatArray, safe: bool) -> RatioModel | None:
+    """Surrogate at given H and N, shape (J,); see :func:`next_model`."""
     if problem.objective.mode == "min_energy":
         return None
     fixed = fixed_terms(problem.arrays)
@@ -75,7 +76,8 @@ def next_scale(problem: Problem, point: MasterPoint) -> MasterScale:
     return MasterScale(max(abs(relaxed_objective(problem, point)), 1e-12), np.maximum(point.h, _TINY))
 
 
-def _first_scale(problem: Problem, guess: FloatArray) -> MasterScale:
+def first_scale(problem: Problem, guess: FloatArray) -> MasterScale:
+    """Scaling before any master, from a guess of H, shape (J,)."""
     a = problem.arrays
     unit = float(np.sum(FACTOR * a.weight * fixed_terms(a) / guess)) or 1.0
     if problem.objective.mode == "min_energy":
@@ -109,7 +111,7 @@ def solve_relaxation(
     while True:
         if point is None:
             guess = _first_guess(problem, pool, candidates)
-            scale, model = _first_scale(problem, guess), _model_at(problem, guess, 0.1 * fixed_terms(problem.arrays), True)
+            scale, model = first_scale(problem, guess), model_at(problem, guess, 0.1 * fixed_terms(problem.arrays), True)
         else:
             scale, model = next_scale(problem, point), next_model(problem, point, safe=safe)
         use_prox = 0.0 if point is None else prox

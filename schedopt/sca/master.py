@@ -19,11 +19,11 @@ import scipy.sparse as sp
 from schedopt.bounds.async_schedule import FACTOR, fixed_terms
 from schedopt.formulation.candidates import Candidates, Columns, Prices
 from schedopt.formulation.tables import PlanColumns
-from schedopt.problem import TERMS, FloatArray, IntArray, Problem
+from schedopt.problem import TERMS, FloatArray, Problem
 from schedopt.sca.conic import solve_conic
 from schedopt.sca.surrogates import RatioModel
 
-__all__ = ["MasterPoint", "MasterScale", "horizon_weight", "solve_master", "solve_plan_master", "solve_point_master"]
+__all__ = ["MasterPoint", "MasterScale", "horizon_weight", "solve_master", "solve_columns_master", "solve_point_master"]
 
 #: What a unit of slack in a target or energy row costs, relative to the objective's scale.
 _SLACK_PRICE = 1e3
@@ -71,25 +71,14 @@ def horizon_weight(problem: Problem) -> float:
 
 
 class _Program:
-    """Variables and rows of one master; built, solved once and thrown away (compiling costs less than parameters do).
+    """Variables and rows of one master; built, solved once and thrown away (compiling costs less than parameters do)."""
 
-    With ``plan`` (of every column, 0 .. m − 1, all columns of a plan of one device) the variables are weights of whole plans: a device
-    takes a mixture of its plans, which makes its slots' rows one.
-    """
-
-    def __init__(self, problem: Problem, columns: PlanColumns, scale: MasterScale, plan: IntArray | None = None) -> None:
+    def __init__(self, problem: Problem, columns: PlanColumns, scale: MasterScale) -> None:
         self.problem, self.arrays, self.columns, self.scale = problem, problem.arrays, columns, scale
         self.device, self.task = columns.device, columns.task
         self.start, self.end = columns.start, columns.end
-        self.plan = plan
-        count = len(columns) if plan is None else int(plan.max(initial=-1)) + 1
-        ones = np.ones(len(columns))
-        #: columns of each variable
-        self.used = sp.csr_matrix(
-            (ones, (np.arange(len(columns)), np.arange(len(columns)) if plan is None else plan)), shape=(len(columns), count)
-        )
-        self.x = cp.Variable(count, nonneg=True)
-        self.energy = (columns.energy_j @ self.used) @ self.x
+        self.x = cp.Variable(len(columns), nonneg=True)
+        self.energy = columns.energy_j @ self.x
         self.h = cp.Variable(self.arrays.num_tasks)
         self.error = cp.Variable(self.arrays.num_tasks)
         self.slack = cp.Variable(nonneg=True)
@@ -98,19 +87,21 @@ class _Program:
         self._aggregate_rows()
 
     def _matrix(self, rows: np.ndarray, values: FloatArray, count: int) -> sp.csr_matrix:
-        return sp.csr_matrix((values, (rows, np.arange(len(rows)))), shape=(count, len(self.columns))) @ self.used
+        return sp.csr_matrix((values, (rows, np.arange(len(rows)))), shape=(count, len(self.columns)))
 
     def _cover(self) -> sp.csr_matrix:
-        """Rows of slots (or of devices that choose among plans) with the variables that use them."""
-        if self.plan is not None:
-            owner, first = np.unique(self.plan, return_index=True)
-            rows, inverse = np.unique(self.device[first], return_inverse=True)
-            return sp.csr_matrix((np.ones(len(owner)), (inverse, owner)), shape=(len(rows), self.x.size))
+        """Columns that use each (device, slot) where some column of the device starts.
+
+        The columns that use any other slot all use the one where the last of them starts: its row says as much or more.
+        """
         span = self.end - self.start
         owner = np.repeat(np.arange(len(span)), span)
         slot = self.start[owner] + np.arange(span.sum()) - np.repeat(np.cumsum(span) - span, span)
-        rows, inverse = np.unique(self.device[owner] * self.arrays.slots + slot, return_inverse=True)
-        return sp.csr_matrix((np.ones(len(owner)), (inverse, owner)), shape=(len(rows), self.x.size))
+        place = self.device[owner] * self.arrays.slots + slot
+        kept = np.isin(place, self.device * self.arrays.slots + self.start)
+        owner, place = owner[kept], place[kept]
+        rows, inverse = np.unique(place, return_inverse=True)
+        return sp.csr_matrix((np.ones(len(owner)), (inverse, owner)), shape=(len(rows), len(self.columns)))
 
     def _device_rows(self) -> None:
         a, columns = self.arrays, self.columns
@@ -196,30 +187,21 @@ def solve_master(
     backend: str,
     prox: float = 0.0,
 ) -> MasterPoint | None:
-    """Solve the restricted master over columns; None if the backend fails. See :func:`solve_plan_master` for ``model``."""
-    program = _Program(problem, PlanColumns.of(candidates, columns), scale)
-    point = _solve(program, model, backend, prox)
+    """Solve the restricted master over columns; None if the backend fails. See :func:`solve_columns_master` for ``model``."""
+    point = solve_columns_master(problem, PlanColumns.of(candidates, columns), model, scale, backend=backend, prox=prox)
     return None if point is None else replace(point, columns=columns)
 
 
-def solve_plan_master(
-    problem: Problem, columns: PlanColumns, plan: IntArray, model: RatioModel | None, scale: MasterScale, *, backend: str, prox: float = 0.0
-) -> tuple[MasterPoint, FloatArray] | None:
-    """Solve the restricted master over whole plans, and return their weights, shape (m,); None if the backend fails.
-
-    ``plan``: which plan each column belongs to, 0 .. m − 1.
+def solve_columns_master(
+    problem: Problem, columns: PlanColumns, model: RatioModel | None, scale: MasterScale, *, backend: str, prox: float = 0.0
+) -> MasterPoint | None:
+    """Solve the restricted master over columns that know their assignments; None if the backend fails.
 
     ``model``: convex model of Σ γ_jΨ_j, or None in mode min_energy, where the targets are rows C + N ≤ (3/8) ε H (exact). Target and
     energy rows carry a priced slack, so that a master over few columns is never infeasible.
     """
-    program = _Program(problem, columns, scale, plan)
-    point = _solve(program, model, backend, prox)
-    return None if point is None else (point, np.maximum(program.x.value, 0.0))
-
-
-def _solve(program: _Program, model: RatioModel | None, backend: str, prox: float) -> MasterPoint | None:
-    problem, scale = program.problem, program.scale
     a, mode = problem.arrays, problem.objective.mode
+    program = _Program(problem, columns, scale)
     energy_price = {"weighted": problem.objective.energy_weight, "min_energy": 1.0, "min_bound": 0.0}[mode]
     rows = program.rows
     goal: cp.Expression = _SLACK_PRICE * program.slack
@@ -278,7 +260,7 @@ def solve_point_master(
 def _point(program: _Program, prices: Prices, task_value: FloatArray, value: float) -> MasterPoint:
     """Aggregates of the solution, recomputed from x so that they do not carry the solver's residuals."""
     a, columns = program.arrays, program.columns
-    x = program.used @ np.maximum(program.x.value, 0.0)
+    x = np.maximum(program.x.value, 0.0)
     shape = a.has_data.shape
     pair = program.device * a.num_tasks + program.task
     h_device = np.bincount(pair, weights=columns.h * x, minlength=shape[0] * shape[1]).reshape(shape)

@@ -1,0 +1,1 @@
+"""Column generation for many devices: tabulated pricing by workers, the loop around the master, rounding, and a separable bound."""

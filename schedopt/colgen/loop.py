@@ -1,0 +1,158 @@
+r"""Column generation for many devices, stabilised: the relaxed problem without a list of all assignments.
+
+A master (:func:`schedopt.sca.master.solve_columns_master`) mixes the columns that are known; its duals, pulled towards the prices of the
+best bound so far (Wentges smoothing), are those at which the best plan of every device, and what comes close to it, is sought next.
+Ratios are linearised anew at every master, as in :mod:`schedopt.sca.loop`. The first columns come from the prices of a sample
+(:mod:`schedopt.colgen.sampling`) or from :mod:`schedopt.colgen.first_plans`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from schedopt.bounds.async_schedule import FACTOR, fixed_terms
+from schedopt.colgen.first_plans import NEAR, first_plans
+from schedopt.colgen.pool import SharedPool
+from schedopt.colgen.workers import PlanRequest
+from schedopt.cuts import Multipliers, multipliers_of
+from schedopt.errors import SolverError
+from schedopt.formulation.candidates import Prices
+from schedopt.formulation.tables import Plans
+from schedopt.problem import FloatArray, Problem
+from schedopt.sca.loop import first_scale, model_at, next_model, next_scale, relaxed_objective
+from schedopt.sca.master import MasterPoint, solve_columns_master
+
+__all__ = ["PlanRelaxation", "generate_plans", "plan_prices"]
+
+Ask = Callable[..., Sequence[Plans]]
+
+
+@dataclass(frozen=True)
+class PlanRelaxation:
+    """Where column generation ended: the best master, and the prices of the best local bound.
+
+    ``bound``: that bound (proven for schedules with the same ratios N_j/H_j only); ``plans``: best plans at its prices; ``multipliers``,
+    ``value``, ``noise``: what they were priced with; ``merit``: objective of the best master after each.
+    """
+
+    best: MasterPoint
+    plans: Plans
+    multipliers: Multipliers
+    value: FloatArray
+    noise: FloatArray
+    bound: float
+    merit: tuple[float, ...]
+
+    @property
+    def gap(self) -> float:
+        """Relative distance of the last merit to the local bound."""
+        return (self.merit[-1] - self.bound) / max(abs(self.merit[-1]), 1e-300)
+
+
+def plan_prices(problem: Problem, point: MasterPoint) -> tuple[Multipliers, FloatArray, FloatArray, Prices]:
+    """Multipliers from a master's duals, prices of H and of N (shape (J,)), and the prices of a cut at them."""
+    a = problem.arrays
+    energy_mode = problem.objective.mode == "min_energy"
+    active = np.isfinite(a.target) if energy_mode else a.weight > 0
+    noise = np.where(active, np.maximum(point.prices.noise, 0.0), 0.0)
+    m = multipliers_of(problem, point, noise)
+    # a master's price of H has in it what H is worth to the participation term, which a cut counts by itself
+    value = noise * np.where(active, a.target, 0.0) / FACTOR if energy_mode else np.where(active, point.task_value - m.offset, 0.0)
+    return m, value, noise, Prices(m.energy, m.bandwidth, value - m.pull + m.offset, noise)
+
+
+def _local_bound(problem: Problem, point: MasterPoint, m: Multipliers, value: FloatArray, noise: FloatArray, plans: Plans) -> float:
+    """Bound on schedules whose ratios N_j/H_j are the point's (on all schedules in mode min_energy)."""
+    a, fixed = problem.arrays, fixed_terms(problem.arrays)
+    level = m.constant + float(plans.lower.sum())
+    if problem.objective.mode == "min_energy":
+        return level + float(noise @ fixed)
+    w = FACTOR * a.weight
+    ratio = point.error / np.maximum(point.h, 1e-300)
+    slope = value - noise * ratio
+    active = w > 0
+    if np.any(slope[active] <= 0):
+        return -np.inf
+    return level + float(np.sum((w * ratio + 2.0 * np.sqrt(w * fixed * np.maximum(slope, 0.0)))[active]))
+
+
+def _mixed(center: MasterPoint, new: MasterPoint, share: float) -> MasterPoint:
+    """The new point with its prices pulled towards the centre's: ``share`` of the centre."""
+
+    def mix(a: FloatArray, b: FloatArray) -> FloatArray:
+        return share * a + (1.0 - share) * b
+
+    c, n = center.prices, new.prices
+    prices = Prices(mix(c.energy, n.energy), mix(c.bandwidth, n.bandwidth), mix(c.value, n.value), mix(c.noise, n.noise))
+    return replace(new, prices=prices, task_value=mix(center.task_value, new.task_value))
+
+
+def generate_plans(
+    problem: Problem,
+    ask: Ask,
+    *,
+    backend: str,
+    tolerance: float,
+    max_iterations: int,
+    smoothing: float,
+    prox: float,
+    start: MasterPoint | None = None,
+    on_iteration: Callable[[MasterPoint, float], None],
+    tick: Callable[[], None],
+) -> PlanRelaxation:
+    """Stationary point of the relaxed problem, to a relative gap of ``tolerance`` at fixed ratios.
+
+    ``ask(*requests)`` prices; ``start``: prices near the answer's, if known; ``smoothing`` in [0, 1): weight of the best prices so far in
+    the next ones; ``on_iteration(point, merit)`` and ``tick()`` may raise to stop. Raises SolverError if the backend fails on the first
+    master.
+    """
+    fixed = fixed_terms(problem.arrays)
+    if start is None:
+        pool, h = first_plans(problem, ask, tick)
+        error = 0.5 * fixed
+    else:
+        pool = SharedPool(ask(PlanRequest(plan_prices(problem, start)[3], near=NEAR))[0].near)
+        h, error = np.maximum(start.h, 1e-300), np.maximum(start.error, 1e-6 * fixed)
+        tick()
+    best: MasterPoint | None = None
+    kept: PlanRelaxation | None = None
+    center, merit = start, list[float]()
+    while True:
+        if best is None:
+            scale, model = first_scale(problem, h), model_at(problem, h, error, True)
+        else:
+            scale, model = next_scale(problem, best), next_model(problem, best)
+        near = 0.0 if best is None else prox
+        new = solve_columns_master(problem, pool.columns, model, scale, backend=backend, prox=near)
+        if new is None and kept is None:
+            # a first guess far off may be badly scaled: the splitting method is slow but does not break down
+            new = solve_columns_master(problem, pool.columns, model, scale, backend="scs", prox=near)
+        if new is None:
+            if kept is None:
+                raise SolverError(f"backend {backend} failed on a master of {len(pool)} columns; try another --backend")
+            return kept
+        tick()
+        if best is None or best.slack >= 1e-6 or relaxed_objective(problem, new) <= merit[-1]:
+            best = new
+        merit.append(relaxed_objective(problem, best))
+        on_iteration(best, merit[-1])
+        pool.forget(new.weights)
+        fresh = 0
+        for share in (smoothing, 0.0):
+            at = new if center is None else _mixed(center, new, share)
+            m, value, noise, prices = plan_prices(problem, at)
+            plans = ask(PlanRequest(prices, near=NEAR))[0]
+            tick()
+            fresh = pool.add(plans.near)
+            bound = _local_bound(problem, best, m, value, noise, plans)
+            if kept is None or bound >= kept.bound:
+                kept, center = PlanRelaxation(best, plans, m, value, noise, bound, tuple(merit)), at
+            if fresh:
+                break
+        assert kept is not None
+        kept = replace(kept, best=best, merit=tuple(merit))
+        if not fresh or (kept.gap < tolerance and best.slack < 1e-6) or len(merit) >= max_iterations:
+            return kept
