@@ -7,6 +7,7 @@ cluster (the extra ``ray``). Shards are the same whatever the engine, and so are
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ _T = TypeVar("_T")
 
 #: Fewer devices than this per shard are not worth a process.
 MIN_DEVICES = 100
+#: Seconds after which a cluster that does not answer is taken to be absent.
+_CONNECT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,21 @@ def _results(futures: Sequence[Future[_T]]) -> list[_T]:
         raise SolverError(f"a worker process ended: {error or type(error).__name__}; try fewer workers") from error
 
 
+def _call(function: Callable[..., _T], *arguments: Any) -> _T:
+    return function(*arguments)
+
+
+def _check_reachable(address: str) -> None:
+    """Raise SolverError if nothing listens at ``host:port`` (with or without ray://): Ray itself tries for minutes."""
+    host, _, port = address.rpartition("//")[2].partition("/")[0].rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    except OSError as error:
+        raise SolverError(f"no Ray cluster at {address!r}: {error.strerror or error}") from error
+
+
 class RayEngine:
     """Workers on a Ray cluster: ``address`` as in ``ray.init`` ("local" starts a small cluster on this machine)."""
 
@@ -150,11 +168,11 @@ class RayEngine:
         self._ray = ray
         self._mine = not ray.is_initialized()
         if self._mine:
-            options: dict[str, Any] = {"log_to_driver": False, "include_dashboard": False, "logging_level": "ERROR"}
-            if address == "local":
-                options["num_cpus"] = workers
+            local = {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False} if address == "local" else {}
+            if not local:
+                _check_reachable(address)
             try:
-                ray.init(address=None if address == "local" else address, **(options if address == "local" else {"logging_level": "ERROR"}))
+                ray.init(address=address, logging_level="ERROR", **local)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise SolverError(f"no Ray cluster at {address!r}: {str(error).splitlines()[0]}") from error
         self._actors: list[Any] = []
@@ -171,8 +189,8 @@ class RayEngine:
 
     def run(self, function: Callable[..., _T], arguments: Sequence[tuple[Any, ...]]) -> list[_T]:
         """``function(*a)`` for each ``a``, as Ray tasks of one core each."""
-        task = self._ray.remote(num_cpus=1)(function)
-        return self._get([task.remote(*a) for a in arguments])
+        task = self._ray.remote(num_cpus=1)(_call)
+        return self._get([task.remote(function, *a) for a in arguments])
 
     def _get(self, references: list[Any]) -> list[Any]:
         try:

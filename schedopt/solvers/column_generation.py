@@ -20,7 +20,7 @@ from schedopt.colgen.ratio_bound import RatioBound, fees_of
 from schedopt.colgen.rounding import dive_plans, plan_schedule, replan
 from schedopt.colgen.sampling import prices_for_all, sample_devices, sampled_problem
 from schedopt.colgen.workers import PlanRequest, Workers, default_workers
-from schedopt.cuts import ROUNDING
+from schedopt.cuts import ROUNDING, most_energy
 from schedopt.errors import InfeasibleError
 from schedopt.feasibility import unreachable_reason
 from schedopt.formulation.candidates import Candidates, build_candidates, make_columns
@@ -69,13 +69,15 @@ class GenerationSwitches:
     replan_rounds: int = 8
     #: rounds of local moves, where all assignments can be listed
     polish_rounds: int = 30
+    #: kicks of the local search at most, where all assignments can be listed and no schedule meets the mode's limits yet
+    kicks: int = 20
     #: workers of the pricing; 0 = the cores of this machine, as far as there are devices enough
     workers: int = 0
     #: Ray cluster for the workers, as in ray.init ("auto", "ray://host:10001"; "local" = one on this machine); empty = processes
     ray: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("tolerance", "prox_weight", "dive_rounds", "replan_rounds", "polish_rounds", "workers"):
+        for name in ("tolerance", "prox_weight", "dive_rounds", "replan_rounds", "polish_rounds", "kicks", "workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)}; must be at least 0")
         if not 0 <= self.smoothing < 1:
@@ -127,7 +129,7 @@ class _GenerationRun(SearchRun):
     def __init__(
         self, problem: Problem, settings: SolverSettings, switches: GenerationSwitches, held: Incumbent, rng: np.random.Generator
     ) -> None:
-        super().__init__(problem, settings, AssignmentSwitches(long_rounds=switches.polish_rounds), held, rng)
+        super().__init__(problem, settings, AssignmentSwitches(long_rounds=switches.polish_rounds, kicks=switches.kicks), held, rng)
         self.generation = switches
 
     def all_phases(self) -> None:
@@ -216,6 +218,10 @@ class _GenerationRun(SearchRun):
             targets = float(relaxed.noise @ fixed_terms(self.problem.arrays))
             size = abs(relaxed.multipliers.constant) + float(np.abs(relaxed.plans.lower).sum()) + targets
             bound, method = level + targets - ROUNDING * size, METHOD_TARGETS
+            if self.held.schedule is None and bound > float(most_energy(self.problem).sum()):
+                tightest = self.problem.tasks[int(np.argmax(relaxed.noise * fixed_terms(self.problem.arrays)))].name
+                known = "by a proven bound the targets take more energy than the devices can spend"
+                raise InfeasibleError(f"task {tightest!r}: its target is out of reach together with the others; {known}")
             self.method = method
             self.held.raise_lower_bound(max(bound, 0.0))
             return

@@ -35,7 +35,7 @@ SETTINGS = SolverSettings(max_iterations=12, time_limit_s=120.0)
 SHORT = {"sca": {"kicks": "1", "long_rounds": "2", "restarts": "0"}}
 SHORT |= dict.fromkeys(("native_sca", "native_sca_log"), {"relaxed_iterations": "6", "binary_iterations": "3", "samples": "1"})
 SHORT |= {"exact_milp": {"kicks": "0", "polish_rounds": "2", "rounds": "1", "columns": "300", "gap": "0.01", "subsets": "1"}}
-SHORT |= {"column_generation": {"tolerance": "0.01", "dive_rounds": "2", "replan_rounds": "2", "polish_rounds": "1"}}
+SHORT |= {"column_generation": {"tolerance": "0.01", "dive_rounds": "2", "replan_rounds": "2", "polish_rounds": "1", "kicks": "1"}}
 
 
 def settings_of(solver: str) -> SolverSettings:
