@@ -20,14 +20,19 @@ from schedopt.colgen.workers import PlanRequest
 from schedopt.cuts import Multipliers, multipliers_of
 from schedopt.errors import SolverError
 from schedopt.formulation.candidates import Prices
-from schedopt.formulation.tables import Plans
+from schedopt.formulation.tables import PlanColumns, Plans
 from schedopt.problem import FloatArray, Problem
 from schedopt.sca.loop import first_scale, model_at, next_model, next_scale, relaxed_objective
-from schedopt.sca.master import MasterPoint, solve_columns_master
+from schedopt.sca.master import MasterPoint, MasterScale, solve_columns_master
+from schedopt.sca.surrogates import RatioModel
 
 __all__ = ["PlanRelaxation", "generate_plans", "plan_prices"]
 
 Ask = Callable[..., Sequence[Plans]]
+
+#: Share of the best prices so far in those that are tried next: at first where prices are known, at most, and how it falls after a
+#: better bound and grows (towards one) after a worse one.
+_TRUST, _MOST_SHARE, _LESS, _MORE = 0.9, 0.95, 0.8, 0.7
 
 
 @dataclass(frozen=True)
@@ -110,49 +115,67 @@ def generate_plans(
     master.
     """
     fixed = fixed_terms(problem.arrays)
-    if start is None:
-        pool, h = first_plans(problem, ask, tick)
-        error = 0.5 * fixed
-    else:
-        pool = SharedPool(ask(PlanRequest(plan_prices(problem, start)[3], near=NEAR))[0].near)
-        h, error = np.maximum(start.h, 1e-300), np.maximum(start.error, 1e-6 * fixed)
-        tick()
-    best: MasterPoint | None = None
     kept: PlanRelaxation | None = None
     center, merit = start, list[float]()
+    if start is None:
+        pool, h = first_plans(problem, ask, tick)
+        error, share = 0.5 * fixed, smoothing
+    else:
+        h, error, share = np.maximum(start.h, 1e-300), np.maximum(start.error, 1e-6 * fixed), max(smoothing, _TRUST)
+        kept, near_start = _priced(problem, start, start, ask, merit)
+        pool = SharedPool(near_start)
+        tick()
+    best: MasterPoint | None = None
     while True:
         if best is None:
             scale, model = first_scale(problem, h), model_at(problem, h, error, True)
         else:
             scale, model = next_scale(problem, best), next_model(problem, best)
-        near = 0.0 if best is None else prox
-        new = solve_columns_master(problem, pool.columns, model, scale, backend=backend, prox=near)
-        if new is None and kept is None:
-            # a first guess far off may be badly scaled: the splitting method is slow but does not break down
-            new = solve_columns_master(problem, pool.columns, model, scale, backend="scs", prox=near)
+        new = _master(problem, pool, model, scale, backend, 0.0 if best is None else prox, first=best is None)
+        tick()
         if new is None:
-            if kept is None:
+            # what is known is a valid relaxed point, if not a stationary one: its gap says how far off
+            if best is None or kept is None:
                 raise SolverError(f"backend {backend} failed on a master of {len(pool)} columns; try another --backend")
             return kept
-        tick()
         if best is None or best.slack >= 1e-6 or relaxed_objective(problem, new) <= merit[-1]:
             best = new
         merit.append(relaxed_objective(problem, best))
         on_iteration(best, merit[-1])
         pool.forget(new.weights)
-        fresh = 0
-        for share in (smoothing, 0.0):
-            at = new if center is None else _mixed(center, new, share)
-            m, value, noise, prices = plan_prices(problem, at)
-            plans = ask(PlanRequest(prices, near=NEAR))[0]
+        for pull in (share, 0.0) if share > 0 and center is not None else (0.0,):
+            at = _mixed(center, new, pull) if pull > 0 and center is not None else new
+            found, columns = _priced(problem, at, best, ask, merit)
             tick()
-            fresh = pool.add(plans.near)
-            bound = _local_bound(problem, best, m, value, noise, plans)
-            if kept is None or bound >= kept.bound:
-                kept, center = PlanRelaxation(best, plans, m, value, noise, bound, tuple(merit)), at
+            fresh = pool.add(columns)
+            better = kept is None or found.bound >= kept.bound
+            if better:
+                kept, center = found, at
             if fresh:
                 break
+        share = _LESS * share if better else 1.0 - _MORE * (1.0 - max(share, smoothing))
+        share = min(share, _MOST_SHARE)
         assert kept is not None
         kept = replace(kept, best=best, merit=tuple(merit))
         if not fresh or (kept.gap < tolerance and best.slack < 1e-6) or len(merit) >= max_iterations:
             return kept
+
+
+def _priced(
+    problem: Problem, at: MasterPoint, best: MasterPoint, ask: Ask, merit: Sequence[float]
+) -> tuple[PlanRelaxation, PlanColumns]:
+    """What the prices of ``at`` prove beside the point ``best``, and columns near the best plans."""
+    m, value, noise, prices = plan_prices(problem, at)
+    plans = ask(PlanRequest(prices, near=NEAR))[0]
+    bound = _local_bound(problem, best, m, value, noise, plans)
+    return PlanRelaxation(best, plans, m, value, noise, bound, tuple(merit)), plans.near
+
+
+def _master(
+    problem: Problem, pool: SharedPool, model: RatioModel | None, scale: MasterScale, backend: str, prox: float, *, first: bool
+) -> MasterPoint | None:
+    new = solve_columns_master(problem, pool.columns, model, scale, backend=backend, prox=prox)
+    if new is None and first:
+        # a first guess far off may be badly scaled: the splitting method is slow but does not break down
+        new = solve_columns_master(problem, pool.columns, model, scale, backend="scs", prox=prox)
+    return new

@@ -37,6 +37,8 @@ __all__ = ["RatioBound", "fees_of"]
 #: Intervals of ε per task, from a tenth to thirty times the first ε, and one below and above.
 _INTERVALS = 80
 _LOWEST, _HIGHEST = 0.1, 30.0
+#: First prices of N, as multiples of the given ones.
+_FIRST_RHO = (0.05, 0.3, 0.6, 0.85, 1.0, 1.15, 1.4, 2.0, 3.2, 5.0)
 #: Prices tried per query and direction, as multiples of the first ones.
 _TRIED = 121
 _PI_RANGE, _RHO_RANGE = 10.0, 5.0
@@ -76,6 +78,18 @@ class _Task:
             ends = self.least(self.ends, pi, rho)
             bound = np.maximum(bound, np.minimum(ends[:-1], ends[1:]) + level)
         return bound
+
+    def first_queries(self) -> list[tuple[float, float]]:
+        """Prices (π, ρ) on the way of ρ along which the devices train about as much.
+
+        At the margin h(π − ρε) is what an assignment costs, so that dπ = ε dρ; and ε, which grows with the square of the steps while h
+        grows with the steps, falls about as 1/√ρ.
+        """
+        # π = w(C + N)/H², ρ = w/H: the share of N in C + N
+        share = 1.0 - self.fixed * self.noise**2 / (self.weight * self.value)
+        share = min(max(share, 0.0), 0.95)
+        factors = [(max(1.0 + 2.0 * share * (rho**0.5 - 1.0), 0.05), rho) for rho in _FIRST_RHO]
+        return [(self.value * pi, self.noise * rho) for pi, rho in factors]
 
     def query(self, tolerance: float) -> tuple[float, float] | None:
         """Prices that promise most where the bound is lowest, or None if they promise less than ``tolerance``.
@@ -147,7 +161,7 @@ class RatioBound:
 
         ``ask(*requests)`` prices; ``on_round(bound)`` may raise to stop.
         """
-        wanted = [(task, task.value, task.noise) for task in self.tasks]
+        wanted = [(task, pi, rho) for task in self.tasks for pi, rho in task.first_queries()]
         for _ in range(rounds):
             requests = [self._request(task, pi, rho) for task, pi, rho in wanted]
             answers = ask(*(request for request, _ in requests))
