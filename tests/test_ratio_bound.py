@@ -35,7 +35,7 @@ def bound_of(problem: Problem, upper: float, *, fee_scale: float = 1.0, price_sc
         found = relaxed(problem, workers)
         search = RatioBound(problem, found.multipliers, price_scale * found.value, found.noise, fee_scale * fees_of(found.plans), upper)
         rising = []
-        bound = search.run(workers.plans, tolerance=1e-4 * upper, on_round=rising.append)
+        bound = search.run(workers.plans, tolerance=1e-4 * upper, on_round=lambda b: rising.append(b))
     assert rising == sorted(rising)
     return bound, found.merit[-1]
 

@@ -18,7 +18,7 @@ from schedopt.sca.pool import first_prices
 __all__ = ["NEAR", "first_plans"]
 
 #: Columns beside a device's plan that a pricing brings.
-NEAR = 12
+NEAR = 10
 #: Rounds at most: prices of training grow by more than 10^15 in them.
 _MOST_ROUNDS = 60
 #: By what power of the band's demand over supply its price is raised.

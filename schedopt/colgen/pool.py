@@ -9,7 +9,7 @@ from schedopt.problem import FloatArray
 
 __all__ = ["SharedPool"]
 
-_MAX_AGE = 3
+_MAX_AGE = 2
 #: Odd 64-bit numbers that a column's fields are multiplied with to tell columns apart.
 _MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93, 0xFF51AFD7ED558CCD], dtype=np.uint64)
 

@@ -155,11 +155,12 @@ class RatioBound:
         return PlanRequest(Prices(m.energy, m.bandwidth, value, noise), self.fees, j), slope
 
     def run(
-        self, ask: Callable[..., Sequence[Plans]], *, tolerance: float, rounds: int = 30, on_round: Callable[[float], None] | None = None
+        self, ask: Callable[..., Sequence[Plans]], *, tolerance: float, rounds: int = 30, on_round: Callable[[float], bool] | None = None
     ) -> float:
         """Raise the bound until no task can gain ``tolerance`` (absolute) more; returns min(bound, upper).
 
-        ``ask(*requests)`` prices; ``on_round(bound)`` may raise to stop.
+        ``ask(*requests)`` prices; ``on_round(bound)`` says whether that is enough, and may
+        raise.
         """
         wanted = [(task, pi, rho) for task in self.tasks for pi, rho in task.first_queries()]
         for _ in range(rounds):
@@ -169,8 +170,8 @@ class RatioBound:
                 level = float(plans.lower.sum()) - ROUNDING * float(np.abs(plans.lower).sum())
                 error = plans.columns.error.sum() - plans.columns.h @ slope[plans.columns.device]
                 task.cuts.append((pi, rho, level, float(plans.columns.h.sum()), float(error)))
-            if on_round is not None:
-                on_round(self.bound)
+            if on_round is not None and on_round(self.bound):
+                break
             queries = [(task, task.query(tolerance)) for task in self.tasks]
             wanted = [(task, *query) for task, query in queries if query is not None]
             if not wanted:

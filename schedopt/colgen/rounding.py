@@ -26,6 +26,8 @@ _USED = 1e-5
 _DECIDED = 0.98
 #: Of the devices that gain by re-planning, this share changes at once; less when that fails.
 _FIRST_SHARE, _LESS = 0.5, 0.4
+#: Relative gain of a round of re-planning below which there is no other.
+_WORTH_A_ROUND = 2e-4
 
 
 def supported_plans(problem: Problem, point: MasterPoint) -> tuple[np.ndarray, FloatArray]:
@@ -148,8 +150,10 @@ def replan(
                 share *= _LESS
         if better is None:
             return state
-        state = better
+        before, state = merit(state), better
         on_improvement(state)
+        if merit(state) > before * (1.0 - _WORTH_A_ROUND):
+            break
     return state
 
 

@@ -48,6 +48,8 @@ _MOST_MASTERS = 60
 _LISTED = 20_000
 #: More devices than this start from the prices of a sample of so many.
 _SAMPLED_ABOVE, _SAMPLE = 150, 60
+#: Masters of the dive with so many devices: few of them mix plans then, and each matters little.
+_FEW_ROUNDS = 2
 #: Relative accuracy of the sample's prices, and of the bound's parts.
 _SAMPLE_TOLERANCE, _BOUND_TOLERANCE = 1e-2, 5e-4
 #: How many times the relaxation's prices missing a limit of the mode costs.
@@ -59,7 +61,7 @@ class GenerationSwitches:
     """Switches of the solver, each with its default and meaning."""
 
     #: relative gap between the master and the best local bound at which generation ends
-    tolerance: float = 1e-3
+    tolerance: float = 2e-3
     #: weight of the best prices so far in those that are tried next, in [0, 1)
     smoothing: float = 0.5
     #: proximal weight of the masters, relative to the objective
@@ -156,7 +158,7 @@ class _GenerationRun(SearchRun):
             self.problem,
             relaxed.best,
             backend=self.settings.backend,
-            rounds=self.generation.dive_rounds,
+            rounds=min(self.generation.dive_rounds, _FEW_ROUNDS if self.problem.arrays.num_devices > _SAMPLED_ABOVE else 100),
             tick=lambda: self._tick("dive"),
         )
         self._offer(repair(self.problem, plan_schedule(self.problem, columns, weights)))
@@ -231,9 +233,10 @@ class _GenerationRun(SearchRun):
         search = RatioBound(self.problem, relaxed.multipliers, relaxed.value, relaxed.noise, fees_of(relaxed.plans), upper)
         self.method = METHOD
 
-        def on_round(bound: float) -> None:
+        def on_round(bound: float) -> bool:
             self.held.raise_lower_bound(bound)
             self._tick("certify")
+            return self.settings.certify and self._open_gap() <= 0.0
 
         search.run(self._ask, tolerance=_BOUND_TOLERANCE * upper / max(len(search.tasks), 1), on_round=on_round)
         self.held.raise_lower_bound(search.bound)
