@@ -45,7 +45,7 @@ EXTREMES: dict[str, Change] = {
 }
 
 
-@pytest.mark.parametrize("solver", ["sca", "greedy_energy"])
+@pytest.mark.parametrize("solver", ["sca", "column_generation", "greedy_energy"])
 @pytest.mark.parametrize("name", EXTREMES)
 def test_extreme_numbers_end_well(name: str, solver: str) -> None:
     problem = _changed(EXTREMES[name])

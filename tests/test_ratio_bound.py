@@ -12,7 +12,7 @@ from schedopt.colgen.ratio_bound import RatioBound, _Task, fees_of
 from schedopt.colgen.workers import PlanRequest, Workers
 from schedopt.generate import GenerateSettings, generate_problem
 from schedopt.problem import Problem
-from tests.tiny import tiny_problem
+from tiny import tiny_problem
 
 
 def relaxed(problem: Problem, workers: Workers, tolerance: float = 1e-3) -> PlanRelaxation:

@@ -17,7 +17,7 @@ from schedopt.sca.surrogates import RatioModel, majorant, partial_linearisation
 
 __all__ = ["RelaxedSolution", "first_scale", "model_at", "next_model", "next_scale", "relaxed_objective", "solve_relaxation"]
 
-#: H of a task that a master leaves out; keeps ratios finite.
+#: H of a task that a master leaves out, over what it could be at most; keeps ratios finite.
 _TINY = 1e-12
 #: Masters whose prices are kept for bounds.
 _KEPT = 8
@@ -68,12 +68,18 @@ def model_at(problem: Problem, h: FloatArray, error: FloatArray, safe: bool) -> 
         return None
     fixed = fixed_terms(problem.arrays)
     surrogate = majorant if safe else partial_linearisation
-    return surrogate(problem.arrays, np.maximum(h, _TINY), np.maximum(error, 1e-6 * fixed))
+    return surrogate(problem.arrays, np.maximum(h, _least_h(problem)), np.maximum(error, 1e-6 * fixed))
 
 
 def next_scale(problem: Problem, point: MasterPoint) -> MasterScale:
     """Scaling from a master's solution."""
-    return MasterScale(max(abs(relaxed_objective(problem, point)), 1e-12), np.maximum(point.h, _TINY))
+    return MasterScale(max(abs(relaxed_objective(problem, point)), 1e-12), np.maximum(point.h, _least_h(problem)))
+
+
+def _least_h(problem: Problem) -> FloatArray:
+    """Next to nothing of H, shape (J,): far below what any task's training comes to."""
+    a = problem.arrays
+    return _TINY * a.learning_rate * a.server_rate * a.max_steps
 
 
 def first_scale(problem: Problem, guess: FloatArray) -> MasterScale:
@@ -127,7 +133,7 @@ def solve_relaxation(
             priced = price(candidates, point.prices)
             paths = best_paths(candidates, priced.cost)
             return RelaxedSolution(point, pool, priced, paths, tuple(merit), np.inf, np.inf, tuple(points[-_KEPT:]))
-        step = np.inf if point is None else float(np.max(np.abs(new.h - point.h) / np.maximum(point.h, _TINY)))
+        step = np.inf if point is None else float(np.max(np.abs(new.h - point.h) / np.maximum(point.h, _least_h(problem))))
         value = relaxed_objective(problem, new)
         # the partial linearisation may overshoot: go back and take a step of the majorant, which cannot
         safe = best is not None and new.slack < 1e-6 and value > relaxed_objective(problem, best) * (1.0 + 1e-9)
@@ -155,4 +161,4 @@ def _first_guess(problem: Problem, pool: ColumnPool, candidates: Candidates) -> 
     length = (candidates.end - candidates.start)[columns.candidate]
     rate = np.bincount(task, weights=columns.h / length, minlength=a.num_tasks)
     count = np.maximum(np.bincount(task, minlength=a.num_tasks), 1)
-    return np.maximum(rate / count * a.slots * a.num_devices / a.num_tasks, 1e-12)
+    return np.maximum(rate / count * a.slots * a.num_devices / a.num_tasks, _least_h(problem))
