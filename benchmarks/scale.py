@@ -88,7 +88,9 @@ def one(size: Size, participation: str, limit: float) -> dict[str, object]:
     from schedopt.solvers.base import SolverSettings
 
     problem = generate_problem(GenerateSettings(**asdict(size), participation=participation), seed=SEED)
-    result = get_solver("column_generation").solve(problem, settings=SolverSettings(time_limit_s=limit))
+    # local moves are for problems whose assignments can be listed: the same phases for all sizes
+    settings = SolverSettings(time_limit_s=limit, switches={"polish_rounds": "0"})
+    result = get_solver("column_generation").solve(problem, settings=settings)
     own, children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     workers = max(1, min(size.devices // 100, 64))
     # the children's figure is the largest of them: as many as there can be are taken to be as large
@@ -98,7 +100,7 @@ def one(size: Size, participation: str, limit: float) -> dict[str, object]:
         "memory_mib": memory,
         "gap": result.gap,
         "masters": result.iterations,
-        "status": result.status.value,
+        "status": result.status.name.lower(),
         "assignments": 0 if result.schedule is None else len(result.schedule),
     }
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from tiny import tiny_problem
 
 from benchmarks import __main__ as command
-from benchmarks import drivers, guarantee
+from benchmarks import drivers, guarantee, scale
 from benchmarks.cases import CASES, Case
 from benchmarks.drivers import Settings, run_cases, seconds_to_gap
 from benchmarks.iteration import __main__ as iteration_command
@@ -208,6 +208,24 @@ def test_the_guarantee_counts_what_the_saved_points_show(start: str, tmp_path: P
         switches = {**guarantee.SWITCHES, "start": start}
         again = get_solver("native_sca").solve(problem, settings=SolverSettings(switches=switches, max_iterations=1000), seed=0)
         assert again.iterate is not None and again.iterate.residuals(problem)[0].total == run["residual"]
+
+
+def test_growth_exponents_are_slopes_of_logarithms(tmp_path: Path) -> None:
+    sizes = scale.sizes_of("devices", False)
+    taken = [scale.Taken("devices", s, 0, 0.3 * s.devices**1.25, 50.0 * s.devices**0.5, 0.01, 5, "solved") for s in sizes]
+    # runs that were stopped say nothing about growth
+    taken.append(scale.Taken("devices", replace(sizes[-1], devices=5000), 0, 1.0, 1.0, None, 5, "time_limit"))
+    assert scale.exponent(taken, "devices") == pytest.approx(1.25)
+    assert scale.exponent(taken, "devices", "memory_mib") == pytest.approx(0.5)
+    assert scale.exponent(taken, "tasks") is None
+    if find_spec("matplotlib"):
+        scale.picture(taken, tmp_path / "scale.png")
+        assert (tmp_path / "scale.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_size_is_solved_in_a_process_of_its_own() -> None:
+    taken = scale.measure("slots", scale.Size(6, 2, 5, 1), "instant", 60.0)
+    assert taken.status == "solved" and taken.memory_mib > 50 and 0 <= taken.gap < 0.2 and taken.assignments > 0
 
 
 @pytest.mark.parametrize("main", [iteration_command.main, solvers_command.main])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tiny import tiny_problem
 
 from schedopt import solve
 from schedopt.bounds.async_schedule import FACTOR, fixed_terms
@@ -12,7 +13,6 @@ from schedopt.colgen.ratio_bound import RatioBound, _Task, fees_of
 from schedopt.colgen.workers import PlanRequest, Workers
 from schedopt.generate import GenerateSettings, generate_problem
 from schedopt.problem import Problem
-from tiny import tiny_problem
 
 
 def relaxed(problem: Problem, workers: Workers, tolerance: float = 1e-3) -> PlanRelaxation:
