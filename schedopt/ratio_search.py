@@ -68,6 +68,8 @@ class RatioSearch:
         start = Box(-np.inf, 0, h_low, h_high, least * h_low, n_high, h_high, n_high)
         self.heap = [start]
         self.closed = np.inf
+        #: lowest cutoff that boxes were tightened to: what was cut off is worth at least that, and no more is known of it
+        self.cut_off = np.inf
         self.stalled = False
         self._asked: list[FloatArray] = []
 
@@ -79,8 +81,8 @@ class RatioSearch:
 
     @property
     def proven(self) -> float:
-        """Bound over all boxes, open and closed."""
-        return min(self.heap[0].bound if self.heap else np.inf, self.closed)
+        """Bound over all boxes, open and closed, and what was cut off of them."""
+        return min(self.heap[0].bound if self.heap else np.inf, self.closed, self.cut_off)
 
     def model(self, h: FloatArray, n: FloatArray) -> float:
         """Ratios plus the largest cut at a point."""
@@ -118,6 +120,7 @@ class RatioSearch:
 
     def tighten(self, box: Box, cutoff: float) -> Box | None:
         """The part of the box where the objective can be below the cutoff, by interval arithmetic; None if there is none."""
+        self.cut_off = min(self.cut_off, cutoff)
         h_low, h_high, n_low, n_high = box.h_low, box.h_high, box.n_low.copy(), box.n_high
         top = cutoff + ROUNDING * abs(cutoff)
         for _ in range(_PASSES):

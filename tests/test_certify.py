@@ -175,3 +175,15 @@ def test_least_error_is_below_every_column() -> None:
     columns = relaxed.pool.columns
     rho = least_error(problem, candidates)[candidates.task[columns.candidate]]
     assert np.all(columns.error >= rho * columns.h * (1 - 1e-12))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_cut_off_is_worth_no_more_than_the_cutoff(seed: int) -> None:
+    """Boxes shrink to where the objective can be below the cutoff; what is left of them may be dearer than what was cut off."""
+    problem = tiny_problem(np.random.default_rng(seed), devices=2, tasks=1, slots=4, mode="min_bound", total_energy_j=100.0)
+    candidates = build_candidates(problem)
+    relaxed = solve_relaxation(problem, candidates, backend="clarabel")
+    upper = 1.3 * relaxed.merit[-1]
+    certifier = Certifier(problem, candidates, relaxed.points, relaxed.pool, upper, backend="clarabel")
+    certifier.run(upper, target_gap=0.3)
+    assert certifier.proven <= 0.7 * upper * (1 + 1e-12)

@@ -26,13 +26,17 @@ from schedopt.sca.loop import first_scale, model_at, next_model, next_scale, rel
 from schedopt.sca.master import MasterPoint, MasterScale, solve_columns_master
 from schedopt.sca.surrogates import RatioModel
 
-__all__ = ["PlanRelaxation", "generate_plans", "plan_prices"]
+__all__ = ["PlanRelaxation", "generate_plans", "local_bound", "plan_prices"]
 
 Ask = Callable[..., Sequence[Plans]]
 
 #: Share of the best prices so far in those that are tried next: at first where prices are known, at most, and how it falls after a
 #: better bound and grows (towards one) after a worse one.
 _TRUST, _MOST_SHARE, _LESS, _MORE = 0.9, 0.95, 0.8, 0.7
+#: Relative gap of the first master beyond which known prices are not near enough to be trusted.
+_FAR = 0.15
+#: Worse bounds in a row after which the prices last tried take the place of the best.
+_PATIENCE = 3
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def plan_prices(problem: Problem, point: MasterPoint) -> tuple[Multipliers, Floa
     return m, value, noise, Prices(m.energy, m.bandwidth, value - m.pull + m.offset, noise)
 
 
-def _local_bound(problem: Problem, point: MasterPoint, m: Multipliers, value: FloatArray, noise: FloatArray, plans: Plans) -> float:
+def local_bound(problem: Problem, point: MasterPoint, m: Multipliers, value: FloatArray, noise: FloatArray, plans: Plans) -> float:
     """Bound on schedules whose ratios N_j/H_j are the point's (on all schedules in mode min_energy)."""
     a, fixed = problem.arrays, fixed_terms(problem.arrays)
     level = m.constant + float(plans.lower.sum())
@@ -126,6 +130,7 @@ def generate_plans(
         pool = SharedPool(near_start)
         tick()
     best: MasterPoint | None = None
+    vain = 0
     while True:
         if best is None:
             scale, model = first_scale(problem, h), model_at(problem, h, error, True)
@@ -143,6 +148,12 @@ def generate_plans(
         merit.append(relaxed_objective(problem, best))
         on_iteration(best, merit[-1])
         pool.forget(new.weights)
+        if kept is not None:
+            # the best prices are judged at the ratios of today
+            bound = local_bound(problem, best, kept.multipliers, kept.value, kept.noise, kept.plans)
+            kept = replace(kept, bound=bound, merit=tuple(merit))
+            if len(merit) == 1 and kept.gap > _FAR:
+                share = smoothing
         for pull in (share, 0.0) if share > 0 and center is not None else (0.0,):
             at = _mixed(center, new, pull) if pull > 0 and center is not None else new
             found, columns = _priced(problem, at, best, ask, merit)
@@ -153,8 +164,11 @@ def generate_plans(
                 kept, center = found, at
             if fresh:
                 break
-        share = _LESS * share if better else 1.0 - _MORE * (1.0 - max(share, smoothing))
-        share = min(share, _MOST_SHARE)
+        vain = 0 if better else vain + 1
+        share = _LESS * share if better else min(1.0 - _MORE * (1.0 - max(share, smoothing)), _MOST_SHARE)
+        if vain == _PATIENCE:
+            # prices that nothing near them betters hold the masters back
+            share, vain, center = smoothing, 0, at
         assert kept is not None
         kept = replace(kept, best=best, merit=tuple(merit))
         if not fresh or (kept.gap < tolerance and best.slack < 1e-6) or len(merit) >= max_iterations:
@@ -167,7 +181,7 @@ def _priced(
     """What the prices of ``at`` prove beside the point ``best``, and columns near the best plans."""
     m, value, noise, prices = plan_prices(problem, at)
     plans = ask(PlanRequest(prices, near=NEAR))[0]
-    bound = _local_bound(problem, best, m, value, noise, plans)
+    bound = local_bound(problem, best, m, value, noise, plans)
     return PlanRelaxation(best, plans, m, value, noise, bound, tuple(merit)), plans.near
 
 

@@ -67,8 +67,9 @@ class ProofTree:
 
     @property
     def proven(self) -> float:
-        """Bound over all nodes, open and closed."""
-        return min(self.heap[0].bound if self.heap else np.inf, self.closed)
+        """Bound over all nodes, open and closed, and what was cut off of their boxes."""
+        cut_off = np.inf if self.search is None else self.search.cut_off
+        return min(self.heap[0].bound if self.heap else np.inf, self.closed, cut_off)
 
     def _push(self, node: Node) -> None:
         self.count += 1

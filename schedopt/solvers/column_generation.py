@@ -18,7 +18,7 @@ from schedopt.certify import Certifier
 from schedopt.colgen.loop import PlanRelaxation, generate_plans
 from schedopt.colgen.ratio_bound import RatioBound, fees_of
 from schedopt.colgen.rounding import dive_plans, plan_schedule, replan
-from schedopt.colgen.sampling import prices_for_all, sample_devices, sampled_problem
+from schedopt.colgen.sampling import balance_devices, prices_for_all, sample_devices, sampled_problem
 from schedopt.colgen.workers import PlanRequest, Workers, default_workers
 from schedopt.cuts import ROUNDING, most_energy
 from schedopt.errors import InfeasibleError
@@ -203,7 +203,8 @@ class _GenerationRun(SearchRun):
                 relaxed = self._generate(sample, pricing, _SAMPLE_TOLERANCE, None)
         except InfeasibleError:
             return None
-        return prices_for_all(self.problem, devices, relaxed.best)
+        start = prices_for_all(self.problem, devices, relaxed.best)
+        return balance_devices(self.problem, start, self._ask, lambda: self._tick("balance"))
 
     def _replan(self) -> None:
         if self.best is None:
