@@ -149,6 +149,8 @@ def picture(taken: list[Taken], file: Path) -> None:
                 axis.loglog(x, level * x**slope, "-", color="tab:orange", label=f"exponent {slope:.2f}")
                 axis.legend(frameon=False)
             axis.set_xlabel("max_staleness + 1" if factor == "max_staleness" else factor)
+            axis.minorticks_off()
+            axis.set_xticks(x, [f"{value:g}" for value in x])
             axis.set_ylabel(label if column == 0 else "")
             axis.grid(True, which="both", alpha=0.2)
     middle = f"{MIDDLE.devices} devices, {MIDDLE.tasks} tasks, {MIDDLE.slots} slots, staleness {MIDDLE.max_staleness}"
