@@ -24,7 +24,19 @@ from schedopt.formulation.candidates import Candidates, Priced, Prices, best_pat
 from schedopt.problem import FloatArray, Problem
 from schedopt.sca.master import MasterPoint, horizon_weight
 
-__all__ = ["ROUNDING", "Cut", "Multipliers", "lagrangian_cut", "most_energy", "multipliers_of", "participation_worth"]
+__all__ = [
+    "ROUNDING",
+    "Cut",
+    "CutPrices",
+    "Multipliers",
+    "cut_prices",
+    "lagrangian_cut",
+    "least_ratio",
+    "most_energy",
+    "multipliers_of",
+    "participation_worth",
+    "positive_prices",
+]
 
 #: Rounding of the sums that make up a bound, relative to their size: far above what 64-bit floats can lose.
 ROUNDING = 1e-9
@@ -54,6 +66,21 @@ class Multipliers:
     constant: float
 
 
+@dataclass(frozen=True)
+class CutPrices:
+    """What a cut is made of: ``multipliers`` of the coupling rows, prices ``h`` of H and ``error`` of N, shape (J,)."""
+
+    multipliers: Multipliers
+    h: FloatArray
+    error: FloatArray
+
+    @property
+    def prices(self) -> Prices:
+        """At which the plans are sought."""
+        m = self.multipliers
+        return Prices(m.energy, m.bandwidth, self.h - m.pull + m.offset, self.error)
+
+
 def most_energy(problem: Problem) -> FloatArray:
     """More energy than each device can spend over the horizon, shape (I,), in J."""
     a = problem.arrays
@@ -74,11 +101,19 @@ def _energy_prices(problem: Problem, point: MasterPoint) -> tuple[FloatArray, fl
     limited = np.isfinite(a.energy_budget_j)
     energy = np.where(limited, np.maximum(energy, base), base)
     off -= float(np.sum((energy - base)[limited] * a.energy_budget_j[limited]))
-    # a price of zero has no closed forms: a tiny one is used instead, and taken off again at the most energy that can be spent
+    energy, taken = positive_prices(problem, energy, abs(point.value))
+    return energy, off - taken
+
+
+def positive_prices(problem: Problem, energy: FloatArray, scale: float) -> tuple[FloatArray, float]:
+    """Prices of energy per device that are safe to price with, shape (I,), and what that takes off a bound at most.
+
+    A price of zero has no closed forms: a tiny one is used instead, and taken off again at the most energy that can be spent.
+    ``scale``: size of the objective.
+    """
     most = most_energy(problem)
-    floor = 1e-8 * max(abs(point.value), 1e-300) / float(most.sum())
-    off -= float(np.sum(np.where(energy < floor, floor, 0.0) * most))
-    return np.maximum(energy, floor), off
+    floor = 1e-8 * max(scale, 1e-300) / float(most.sum())
+    return np.maximum(energy, floor), float(np.sum(np.where(energy < floor, floor, 0.0) * most))
 
 
 def multipliers_of(problem: Problem, point: MasterPoint, error_price: FloatArray) -> Multipliers:
@@ -102,24 +137,29 @@ def participation_worth(problem: Problem, point: MasterPoint) -> FloatArray:
     return multipliers_of(problem, point, np.maximum(point.prices.noise, 0.0)).offset
 
 
+def least_ratio(weight: FloatArray | float, fixed: FloatArray | float, ratio: FloatArray, slope: FloatArray) -> FloatArray:
+    """min over H of w(C/H + ε) + slope·H = wε + 2√(wC·slope) at a ratio ε = N/H; −inf where H pays for itself (slope ≤ 0)."""
+    return np.where(slope > 0, weight * ratio + 2.0 * np.sqrt(weight * fixed * np.maximum(slope, 0.0)), -np.inf)
+
+
+def cut_prices(problem: Problem, point: MasterPoint) -> CutPrices:
+    """Prices of a cut from a master's duals."""
+    a = problem.arrays
+    energy_mode = problem.objective.mode == "min_energy"
+    active = np.isfinite(a.target) if energy_mode else a.weight > 0
+    error = np.where(active, np.maximum(point.prices.noise, 0.0), 0.0)
+    m = multipliers_of(problem, point, error)
+    if energy_mode:
+        # C + N ≤ (3/8) ε H: the prices of N and of H of a task are tied to each other
+        return CutPrices(m, error * np.where(active, a.target, 0.0) / FACTOR, error)
+    # a master's price of H has in it what H is worth to the participation term, which a cut counts by itself
+    return CutPrices(m, np.where(active, point.task_value - m.offset, 0.0), error)
+
+
 def lagrangian_cut(problem: Problem, candidates: Candidates, point: MasterPoint) -> tuple[Cut, Priced]:
     """Cut at a master's prices, and the pricing that it took (whose columns can improve the master)."""
-    a = problem.arrays
-    if problem.objective.mode == "min_energy":
-        # C + N ≤ (3/8) ε H: the prices of N and of H of a task are tied to each other
-        active = np.isfinite(a.target)
-        error_price = np.where(active, np.maximum(point.prices.noise, 0.0), 0.0)
-        h_price = error_price * np.where(active, a.target, 0.0) / FACTOR
-    else:
-        active = a.weight > 0
-        error_price = np.where(active, np.maximum(point.prices.noise, 0.0), 0.0)
-        h_price = np.where(active, point.task_value, 0.0)
-    m = multipliers_of(problem, point, error_price)
-    if problem.objective.mode != "min_energy":
-        # a master's price of H has in it what H is worth to the participation term, which the cut counts by itself
-        h_price = h_price - m.offset
-    value = h_price - m.pull + m.offset
-    priced = price(candidates, Prices(m.energy, m.bandwidth, value, error_price), for_bound=True)
-    plans = best_paths(candidates, priced.lower).value
-    size = abs(m.constant) + float(np.abs(plans).sum())
-    return Cut(h_price, error_price, m.constant + float(plans.sum()) - ROUNDING * size), priced
+    at = cut_prices(problem, point)
+    priced = price(candidates, at.prices, for_bound=True)
+    plans, constant = best_paths(candidates, priced.lower).value, at.multipliers.constant
+    size = abs(constant) + float(np.abs(plans).sum())
+    return Cut(at.h, at.error, constant + float(plans.sum()) - ROUNDING * size), priced

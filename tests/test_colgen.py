@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from schedopt import solve
-from schedopt.colgen.loop import generate_plans, plan_prices
+from schedopt.colgen.loop import generate_plans
 from schedopt.colgen.pool import SharedPool
 from schedopt.colgen.rounding import dive_plans, plan_schedule, replan, supported_plans
 from schedopt.colgen.sampling import prices_for_all, sample_devices, sampled_problem
 from schedopt.colgen.workers import PlanRequest, ProcessEngine, SerialEngine, Workers, make_engine, map_parallel
 from schedopt.constraints import validate_schedule
+from schedopt.cuts import cut_prices
 from schedopt.errors import InputError, SolverError
 from schedopt.formulation.candidates import build_candidates
 from schedopt.generate import GenerateSettings, generate_problem
@@ -66,7 +67,7 @@ def test_processes_answer_as_one() -> None:
     problem = problem_of(devices=9)
     with Workers(problem) as workers:
         found = relaxation(problem, workers)
-        prices = plan_prices(problem, found.best)[3]
+        prices = cut_prices(problem, found.best).prices
         alone = workers.plans(PlanRequest(prices, near=5), PlanRequest(prices, task=1))
     with Workers(problem, workers=2) as workers:
         both = workers.plans(PlanRequest(prices, near=5), PlanRequest(prices, task=1))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tiny import tiny_problem
 
 from schedopt import solve
 from schedopt.bounds.async_schedule import FACTOR, fixed_terms
-from schedopt.colgen.loop import PlanRelaxation, generate_plans, plan_prices
+from schedopt.colgen.loop import PlanRelaxation, generate_plans
 from schedopt.colgen.ratio_bound import RatioBound, _Task, fees_of
 from schedopt.colgen.workers import PlanRequest, Workers
+from schedopt.cuts import cut_prices
 from schedopt.generate import GenerateSettings, generate_problem
 from schedopt.problem import Problem
 
@@ -33,7 +36,8 @@ def bound_of(problem: Problem, upper: float, *, fee_scale: float = 1.0, price_sc
     """The bound, and the objective of the relaxed problem."""
     with Workers(problem) as workers:
         found = relaxed(problem, workers)
-        search = RatioBound(problem, found.multipliers, price_scale * found.value, found.noise, fee_scale * fees_of(found.plans), upper)
+        at = replace(found.at, h=price_scale * found.at.h)
+        search = RatioBound(problem, at, fee_scale * fees_of(found.plans), upper)
         rising = []
         bound = search.run(workers.plans, tolerance=1e-4 * upper, on_round=lambda b: rising.append(b))
     assert rising == sorted(rising)
@@ -65,7 +69,7 @@ def test_near_the_relaxed_optimum_with_many_tasks(participation: str) -> None:
     with Workers(problem) as workers:
         found = relaxed(problem, workers)
         upper = 1.02 * found.merit[-1]
-        search = RatioBound(problem, found.multipliers, found.value, found.noise, fees_of(found.plans), upper)
+        search = RatioBound(problem, found.at, fees_of(found.plans), upper)
         bound = search.run(workers.plans, tolerance=5e-4 * upper / 8)
     assert found.bound <= found.merit[-1] * (1 + 1e-9)
     assert 0.98 * found.merit[-1] <= bound <= found.merit[-1] * (1 + 1e-6)
@@ -76,7 +80,7 @@ def test_fees_lose_nothing_at_their_own_prices() -> None:
     with Workers(problem) as workers:
         found = relaxed(problem, workers)
         fees = fees_of(found.plans)
-        prices = plan_prices(problem, found.best)[3]
+        prices = cut_prices(problem, found.best).prices
         whole = workers.plans(PlanRequest(prices))[0]
         fees = fees_of(whole)
         parts = workers.plans(*(PlanRequest(prices, fees, task) for task in range(3)))
@@ -101,7 +105,7 @@ def test_intervals_reach_to_what_the_upper_bound_allows() -> None:
     a = problem.arrays
     with Workers(problem) as workers:
         found = relaxed(problem, workers)
-    search = RatioBound(problem, found.multipliers, found.value, found.noise, fees_of(found.plans), 7.0)
+    search = RatioBound(problem, found.at, fees_of(found.plans), 7.0)
     for task in search.tasks:
         assert task.ends[0] == 0.0 and np.all(np.diff(task.ends) > 0)
         assert task.ends[-1] == pytest.approx(7.0 / (FACTOR * a.weight[task.index]))

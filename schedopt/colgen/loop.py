@@ -17,7 +17,7 @@ from schedopt.bounds.async_schedule import FACTOR, fixed_terms
 from schedopt.colgen.first_plans import NEAR, first_plans
 from schedopt.colgen.pool import SharedPool
 from schedopt.colgen.workers import PlanRequest
-from schedopt.cuts import Multipliers, multipliers_of
+from schedopt.cuts import CutPrices, cut_prices, least_ratio
 from schedopt.errors import SolverError
 from schedopt.formulation.candidates import Prices
 from schedopt.formulation.tables import PlanColumns, Plans
@@ -26,7 +26,7 @@ from schedopt.sca.loop import first_scale, model_at, next_model, next_scale, rel
 from schedopt.sca.master import MasterPoint, MasterScale, solve_columns_master
 from schedopt.sca.surrogates import RatioModel
 
-__all__ = ["PlanRelaxation", "generate_plans", "local_bound", "plan_prices"]
+__all__ = ["PlanRelaxation", "generate_plans", "local_bound"]
 
 Ask = Callable[..., Sequence[Plans]]
 
@@ -43,15 +43,13 @@ _PATIENCE = 3
 class PlanRelaxation:
     """Where column generation ended: the best master, and the prices of the best local bound.
 
-    ``bound``: that bound (proven for schedules with the same ratios N_j/H_j only); ``plans``: best plans at its prices; ``multipliers``,
-    ``value``, ``noise``: what they were priced with; ``merit``: objective of the best master after each.
+    ``bound``: that bound (proven for schedules with the same ratios N_j/H_j only); ``plans``: best plans at its prices; ``at``: what they
+    were priced with; ``merit``: objective of the best master after each.
     """
 
     best: MasterPoint
     plans: Plans
-    multipliers: Multipliers
-    value: FloatArray
-    noise: FloatArray
+    at: CutPrices
     bound: float
     merit: tuple[float, ...]
 
@@ -61,31 +59,14 @@ class PlanRelaxation:
         return (self.merit[-1] - self.bound) / max(abs(self.merit[-1]), 1e-300)
 
 
-def plan_prices(problem: Problem, point: MasterPoint) -> tuple[Multipliers, FloatArray, FloatArray, Prices]:
-    """Multipliers from a master's duals, prices of H and of N (shape (J,)), and the prices of a cut at them."""
-    a = problem.arrays
-    energy_mode = problem.objective.mode == "min_energy"
-    active = np.isfinite(a.target) if energy_mode else a.weight > 0
-    noise = np.where(active, np.maximum(point.prices.noise, 0.0), 0.0)
-    m = multipliers_of(problem, point, noise)
-    # a master's price of H has in it what H is worth to the participation term, which a cut counts by itself
-    value = noise * np.where(active, a.target, 0.0) / FACTOR if energy_mode else np.where(active, point.task_value - m.offset, 0.0)
-    return m, value, noise, Prices(m.energy, m.bandwidth, value - m.pull + m.offset, noise)
-
-
-def local_bound(problem: Problem, point: MasterPoint, m: Multipliers, value: FloatArray, noise: FloatArray, plans: Plans) -> float:
-    """Bound on schedules whose ratios N_j/H_j are the point's (on all schedules in mode min_energy)."""
+def local_bound(problem: Problem, point: MasterPoint, at: CutPrices, plans: Plans) -> float:
+    """Bound on schedules whose ratios N_j/H_j are the point's (on all schedules in mode min_energy), by the best plans at ``at``."""
     a, fixed = problem.arrays, fixed_terms(problem.arrays)
-    level = m.constant + float(plans.lower.sum())
+    level = at.multipliers.constant + float(plans.lower.sum())
     if problem.objective.mode == "min_energy":
-        return level + float(noise @ fixed)
-    w = FACTOR * a.weight
+        return level + float(at.error @ fixed)
     ratio = point.error / np.maximum(point.h, 1e-300)
-    slope = value - noise * ratio
-    active = w > 0
-    if np.any(slope[active] <= 0):
-        return -np.inf
-    return level + float(np.sum((w * ratio + 2.0 * np.sqrt(w * fixed * np.maximum(slope, 0.0)))[active]))
+    return level + float(np.sum(least_ratio(FACTOR * a.weight, fixed, ratio, at.h - at.error * ratio)[a.weight > 0]))
 
 
 def _mixed(center: MasterPoint, new: MasterPoint, share: float) -> MasterPoint:
@@ -150,7 +131,7 @@ def generate_plans(
         pool.forget(new.weights)
         if kept is not None:
             # the best prices are judged at the ratios of today
-            bound = local_bound(problem, best, kept.multipliers, kept.value, kept.noise, kept.plans)
+            bound = local_bound(problem, best, kept.at, kept.plans)
             kept = replace(kept, bound=bound, merit=tuple(merit))
             if len(merit) == 1 and kept.gap > _FAR:
                 share = smoothing
@@ -179,10 +160,9 @@ def _priced(
     problem: Problem, at: MasterPoint, best: MasterPoint, ask: Ask, merit: Sequence[float]
 ) -> tuple[PlanRelaxation, PlanColumns]:
     """What the prices of ``at`` prove beside the point ``best``, and columns near the best plans."""
-    m, value, noise, prices = plan_prices(problem, at)
-    plans = ask(PlanRequest(prices, near=NEAR))[0]
-    bound = local_bound(problem, best, m, value, noise, plans)
-    return PlanRelaxation(best, plans, m, value, noise, bound, tuple(merit)), plans.near
+    cut = cut_prices(problem, at)
+    plans = ask(PlanRequest(cut.prices, near=NEAR))[0]
+    return PlanRelaxation(best, plans, cut, local_bound(problem, best, cut, plans), tuple(merit)), plans.near
 
 
 def _master(

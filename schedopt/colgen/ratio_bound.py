@@ -27,7 +27,7 @@ import numpy as np
 
 from schedopt.bounds.async_schedule import FACTOR, fixed_terms
 from schedopt.colgen.workers import PlanRequest
-from schedopt.cuts import ROUNDING, Multipliers
+from schedopt.cuts import ROUNDING, CutPrices, least_ratio
 from schedopt.formulation.candidates import Prices
 from schedopt.formulation.tables import Plans
 from schedopt.problem import FloatArray, Problem
@@ -68,8 +68,7 @@ class _Task:
 
     def least(self, ratio: FloatArray, pi: FloatArray | float, rho: FloatArray | float) -> FloatArray:
         """g(ε), −inf where H pays for itself."""
-        slope = pi - rho * ratio
-        return np.where(slope > 0, self.weight * ratio + 2.0 * np.sqrt(self.weight * self.fixed * np.maximum(slope, 0.0)), -np.inf)
+        return least_ratio(self.weight, self.fixed, ratio, pi - rho * ratio)
 
     def lower(self) -> FloatArray:
         """Proven lower bound of the task's part per interval."""
@@ -114,22 +113,13 @@ class _Task:
 class RatioBound:
     """The search over all tasks at fixed multipliers and fees.
 
-    ``multipliers``: of the coupling rows at error prices ``noise`` (shape (J,)); ``value`` (J,): prices of H that belong to them;
-    ``fees`` (I, G); ``upper``: objective of a feasible schedule: worse schedules are none of the bound's business. Modes weighted and
-    min_bound.
+    ``at``: multipliers of the coupling rows, and the prices of H and N that belong to them; ``fees`` (I, G); ``upper``: objective of a
+    feasible schedule: worse schedules are none of the bound's business. Modes weighted and min_bound.
     """
 
-    def __init__(
-        self,
-        problem: Problem,
-        multipliers: Multipliers,
-        value: FloatArray,
-        noise: FloatArray,
-        fees: FloatArray,
-        upper: float,
-    ) -> None:
-        a = problem.arrays
-        self.problem, self.multipliers, self.noise, self.fees, self.upper = problem, multipliers, noise, fees, upper
+    def __init__(self, problem: Problem, at: CutPrices, fees: FloatArray, upper: float) -> None:
+        a, value, noise = problem.arrays, at.h, at.error
+        self.problem, self.multipliers, self.fees, self.upper = problem, at.multipliers, fees, upper
         self.tasks = []
         fixed = fixed_terms(a)
         for j in np.flatnonzero((a.weight > 0) & (noise > 0) & (value > 0)):

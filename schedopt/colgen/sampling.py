@@ -12,8 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from schedopt.colgen.loop import local_bound, plan_prices
+from schedopt.colgen.loop import local_bound
 from schedopt.colgen.workers import PlanRequest
+from schedopt.cuts import cut_prices
 from schedopt.formulation.candidates import Prices
 from schedopt.formulation.tables import Plans
 from schedopt.problem import FloatArray, IntArray, Problem
@@ -100,23 +101,23 @@ def balance_devices(
     best, best_bound = start, -np.inf
     sign: FloatArray | None = None
     for count in range(1, rounds + 1):
-        m, value, noise, prices = plan_prices(problem, start)
-        plans = ask(PlanRequest(prices))[0]
+        at = cut_prices(problem, start)
+        plans = ask(PlanRequest(at.prices))[0]
         tick()
-        bound = local_bound(problem, start, m, value, noise, plans)
+        bound = local_bound(problem, start, at, plans)
         if bound > best_bound:
             best, best_bound = start, bound
         c = plans.columns
         h = np.bincount(c.device * a.num_tasks + c.task, weights=c.h, minlength=share.size).reshape(share.shape)
         demand = np.bincount(c.end - 1, weights=c.bandwidth_hz, minlength=a.slots) / a.bandwidth_hz
         z = (np.abs(start.h_device - share) * a.dissimilarity).sum(axis=0) / np.maximum(start.h, 1e-300)
-        reach = 2.0 * noise * factor * z * a.dissimilarity
+        reach = 2.0 * at.error * factor * z * a.dissimilarity
         if sign is None:
-            sign = np.divide(m.pull, reach, out=np.zeros(share.shape), where=reach > 0)
+            sign = np.divide(at.multipliers.pull, reach, out=np.zeros(share.shape), where=reach > 0)
         off = np.divide(h - share, np.maximum(h, share), out=np.zeros(share.shape), where=a.has_data)
         sign = np.clip(sign + _SIGN_STEP / count**0.5 * off, -1.0, 1.0)
         pull = sign * reach
-        worth = value + (pull * a.aggregation_weight).sum(axis=0) + noise * factor * z**2
+        worth = at.h + (pull * a.aggregation_weight).sum(axis=0) + at.error * factor * z**2
         bandwidth = start.prices.bandwidth * np.clip(demand, 0.3, 3.0) ** (_BAND_POWER / count**0.5)
         start = replace(start, task_value=worth, prices=replace(start.prices, value=worth - pull, bandwidth=bandwidth))
     return best

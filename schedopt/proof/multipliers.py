@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from schedopt.bounds.async_schedule import FACTOR
-from schedopt.cuts import ROUNDING, Cut, most_energy
+from schedopt.cuts import ROUNDING, Cut, positive_prices
 from schedopt.formulation.candidates import Candidates, Columns, Prices, best_paths, price
 from schedopt.problem import FloatArray, Problem
 from schedopt.proof.nodes import Node
@@ -68,11 +68,8 @@ def _energy_prices(problem: Problem, duals: Duals, scale: float) -> tuple[FloatA
     off = -duals.limit * (limit or 0.0) if mode == "min_bound" else 0.0
     limited = np.isfinite(a.energy_budget_j)
     off -= float(np.sum(duals.budget[limited] * a.energy_budget_j[limited]))
-    energy = base + np.where(limited, duals.budget, 0.0)
-    most = most_energy(problem)
-    floor = 1e-8 * max(scale, 1e-300) / float(most.sum())
-    off -= float(np.sum(np.where(energy < floor, floor, 0.0) * most))
-    return np.maximum(energy, floor), off
+    energy, taken = positive_prices(problem, base + np.where(limited, duals.budget, 0.0), scale)
+    return energy, off - taken
 
 
 def _priced(candidates: Candidates, tables: PriceTables, prices: Prices, node: Node, fees: FloatArray) -> tuple[FloatArray, Columns]:

@@ -217,12 +217,13 @@ class _GenerationRun(SearchRun):
     def _bound(self, relaxed: PlanRelaxation) -> None:
         """The bound that separates by task, or in mode min_energy the one cut that is the whole bound."""
         if self.problem.objective.mode == "min_energy":
-            level = relaxed.multipliers.constant + float(relaxed.plans.lower.sum())
-            targets = float(relaxed.noise @ fixed_terms(self.problem.arrays))
-            size = abs(relaxed.multipliers.constant) + float(np.abs(relaxed.plans.lower).sum()) + targets
+            constant, error = relaxed.at.multipliers.constant, relaxed.at.error
+            level = constant + float(relaxed.plans.lower.sum())
+            targets = float(error @ fixed_terms(self.problem.arrays))
+            size = abs(constant) + float(np.abs(relaxed.plans.lower).sum()) + targets
             bound, method = level + targets - ROUNDING * size, METHOD_TARGETS
             if self.held.schedule is None and bound > float(most_energy(self.problem).sum()):
-                tightest = self.problem.tasks[int(np.argmax(relaxed.noise * fixed_terms(self.problem.arrays)))].name
+                tightest = self.problem.tasks[int(np.argmax(error * fixed_terms(self.problem.arrays)))].name
                 known = "by a proven bound the targets take more energy than the devices can spend"
                 raise InfeasibleError(f"task {tightest!r}: its target is out of reach together with the others; {known}")
             self.method = method
@@ -231,7 +232,7 @@ class _GenerationRun(SearchRun):
         if not np.isfinite(self.held.objective):
             return
         upper = self.held.objective
-        search = RatioBound(self.problem, relaxed.multipliers, relaxed.value, relaxed.noise, fees_of(relaxed.plans), upper)
+        search = RatioBound(self.problem, relaxed.at, fees_of(relaxed.plans), upper)
         self.method = METHOD
 
         def on_round(bound: float) -> bool:
