@@ -123,7 +123,7 @@ def monotone_root(
         # keep clear of the ends, so that the bracket shrinks from both sides near the root
         inset = np.minimum(0.01 * (high - low), 0.5 * tolerance)
         usable = np.isfinite(point) & (step % 6 != 5)
-        point = np.clip(np.where(usable, point, 0.5 * (low + high)), low + inset, high - inset)
+        point = np.minimum(np.maximum(np.where(usable, point, 0.5 * (low + high)), low + inset), high - inset)
         value = function(point)
         above = value > 0
         f_high = np.where(above, value, np.where(side < 0, 0.5 * f_high, f_high))
@@ -137,7 +137,7 @@ def _best_times(work: _Work, weight: FloatArray, price: FloatArray, accuracy: fl
     """Best split of the time at given energy weights and bandwidth prices: root of a monotone slope."""
 
     def upload_slope(part: _Work, w: FloatArray, p: FloatArray, time_s: FloatArray) -> FloatArray:
-        return part.uploads.best(time_s, w, p).slope
+        return part.uploads.best_slope(time_s, w, p)
 
     def total_slope(part: _Work, w: FloatArray, p: FloatArray, time_s: FloatArray) -> FloatArray:
         used = compute_slope(part.capacitance, part.cycles, part.freq_min, part.available_s - time_s)

@@ -33,20 +33,37 @@ __all__ = [
 LN2 = float(np.log(2.0))
 _SMALL = 1e-3
 _U_MIN, _U_MAX = 1e-9, 600.0
+#: e to this power is still a float.
+_MOST = 700.0
 
 
 def price_shape(u: FloatArray) -> FloatArray:
     """x(u) = u e^u − e^u + 1 ≥ 0, increasing; series near zero, where the closed form cancels."""
     u = np.asarray(u, float)
-    series = u * u * (0.5 + u * (1.0 / 3.0 + u * (0.125 + u / 30.0)))
-    return np.where(u < _SMALL, series, u * np.exp(u) - np.expm1(u))
+    return _near_zero(u, u * np.exp(u) - np.expm1(u))
+
+
+def _near_zero(u: FloatArray, closed: FloatArray) -> FloatArray:
+    """x(u), given its closed form."""
+    small = u < _SMALL
+    if not small.any():
+        return closed
+    return np.where(small, u * u * (0.5 + u * (1.0 / 3.0 + u * (0.125 + u / 30.0))), closed)
 
 
 def energy_shape(u: FloatArray) -> FloatArray:
     """m(u) = (e^u − 1)/u ≥ 1, increasing; m(0) = 1."""
     u = np.asarray(u, float)
     safe = np.where(u > 0, u, 1.0)
-    return np.where(u > 0, np.expm1(np.minimum(safe, 700.0)) / safe, 1.0)
+    return np.where(u > 0, np.expm1(np.minimum(safe, _MOST)) / safe, 1.0)
+
+
+def _both_shapes(u: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """m(u) and x(u), which share e^u − 1, the dearest part of both."""
+    if not ((u > 0) & (u <= _MOST)).all():
+        return energy_shape(u), price_shape(u)
+    grown = np.expm1(u)
+    return grown / u, _near_zero(u, u * np.exp(u) - grown)
 
 
 def _energy_excess(u: FloatArray) -> FloatArray:
@@ -90,8 +107,9 @@ def inverse_price_shape(x: FloatArray) -> FloatArray:
     x = np.asarray(x, float)
     log_x = np.log(np.minimum(np.maximum(x, 1e-300), 1e280))
     u = _INVERSE_X(log_x)
-    value = price_shape(u)
-    step = (log_x - np.log(value)) * value / (u * np.exp(u))
+    product = u * np.exp(u)
+    value = _near_zero(u, product - np.expm1(u))
+    step = (log_x - np.log(value)) * value / product
     u = np.minimum(np.maximum(u + step, _U_MIN), _U_MAX)
     return np.where(x > 0, u, 0.0)
 
@@ -150,26 +168,38 @@ class Uploads:
 
         ``energy_price`` ξ > 0 per J and ``bandwidth_price`` ν ≥ 0 per Hz broadcast with the uploads.
         """
+        u, shape, bandwidth, slope = self._best(time_s, energy_price, bandwidth_price)
+        energy = self.base_energy_j * shape
+        return UplinkChoice(u, bandwidth, energy, energy_price * energy + bandwidth_price * bandwidth, slope)
+
+    def best_slope(self, time_s: FloatArray, energy_price: FloatArray, bandwidth_price: FloatArray) -> FloatArray:
+        """The ``slope`` of :meth:`best` alone, which searches for upload times ask for over and over."""
+        return self._best(time_s, energy_price, bandwidth_price)[3]
+
+    def _best(
+        self, time_s: FloatArray, energy_price: FloatArray, bandwidth_price: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """u, m(u), bandwidth and slope of the best choice."""
         nats = self.bits * LN2
         lowest = nats / (time_s * self.band_hz)
         free = inverse_price_shape(bandwidth_price / (energy_price * self.noise_over_gain * time_s))
         u = np.maximum(free, lowest)
         limit = self.max_power_w * time_s / (self.noise_over_gain * nats)
-        capped = energy_shape(u) > limit
-        if capped.any():
+        shape, x = _both_shapes(u)
+        capped = shape > limit
+        any_capped = bool(capped.any())
+        if any_capped:
             highest = np.maximum(inverse_energy_shape(limit), lowest)
             u = np.where(capped, highest, u)
+            shape, x = _both_shapes(u)
         bandwidth = nats / (time_s * u)
-        energy = self.base_energy_j * energy_shape(u)
-        cost = energy_price * energy + bandwidth_price * bandwidth
-        x = price_shape(u)
         # at fixed bandwidth dE/dT = −(N0/gain) W x(u)
         slope = -energy_price * self.noise_over_gain * bandwidth * x
-        if capped.any():
+        if any_capped:
             # at the power limit E = p_max T, and W follows from it
-            at_limit = energy_price * self.max_power_w - bandwidth_price * nats * (u + energy_shape(u) * u * u / x) / (time_s * u) ** 2
+            at_limit = energy_price * self.max_power_w - bandwidth_price * nats * (u + shape * u * u / x) / (time_s * u) ** 2
             slope = np.where(capped & (free > highest), at_limit, slope)
-        return UplinkChoice(u, bandwidth, energy, cost, slope)
+        return u, shape, bandwidth, slope
 
 
 def uploads_of(arrays: ProblemArrays, device: np.ndarray, task: np.ndarray, end: np.ndarray) -> Uploads:
