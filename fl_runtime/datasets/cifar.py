@@ -6,13 +6,14 @@ An incomplete copy, whose file names end in ``_n<rows>`` (``data_batch_1_n9990``
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import re
 import tarfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,19 +108,34 @@ def _from_archive(request: DataRequest, archive: Path) -> Dataset:
         if archive.stat().st_size > _ARCHIVE_LIMIT:
             raise DataError(f"{archive.stat().st_size:,} bytes; must be at most {_ARCHIVE_LIMIT:,}")
         try:
-            with tarfile.open(archive, "r:*") as tar:
+            with _opened(archive) as file, tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
                     name = member.name.rpartition("/")[2]
                     if name in _BATCHES and member.isreg():
-                        if member.size > _BATCH_LIMIT:
-                            raise DataError(f"{name} has {member.size:,} bytes; must be at most {_BATCH_LIMIT:,}")
-                        file = tar.extractfile(member)
-                        contents[name] = file.read() if file is not None else b""
+                        contents[name] = _member(tar, member)
+                while file.read(2**20):  # to the end, where the checksum is
+                    pass
         except (tarfile.TarError, EOFError, zlib.error, ValueError, OverflowError) as error:
-            raise DataError(f"damaged archive: {error}") from None
+            raise DataError(f"damaged archive: {error or type(error).__name__}") from None
+        except gzip.BadGzipFile as error:
+            raise DataError(f"damaged gzip file: {error}") from None
         if missing := [name for name in _BATCHES if name not in contents]:
             raise DataError(f"holds no {', '.join(missing)}")
     return _assemble(request, [(name, contents[name], f"{archive}: {name}") for name in _BATCHES], str(archive))
+
+
+def _opened(archive: Path) -> IO[bytes]:
+    """Decompressed, if it is gzipped."""
+    with open(archive, "rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    return cast("IO[bytes]", gzip.open(archive, "rb")) if zipped else open(archive, "rb")
+
+
+def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if member.size > _BATCH_LIMIT:
+        raise DataError(f"{member.name.rpartition('/')[2]} has {member.size:,} bytes; must be at most {_BATCH_LIMIT:,}")
+    file = tar.extractfile(member)
+    return file.read() if file is not None else b""
 
 
 def _assemble(request: DataRequest, batches: Sequence[tuple[str, bytes, str]], source: str) -> Dataset:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import pickle
 import pickletools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from fl_runtime.errors import DataError
 
-__all__ = ["load_plain_pickle"]
+__all__ = ["array_of", "load_plain_pickle"]
 
 #: A pickle's memory has no higher address: the table is allocated up to the highest one used.
 _MOST_MEMO = 2**20
@@ -26,7 +27,7 @@ _CONTAINERS = {"EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "DICT", "LIST", "TUPLE
 _ALLOWED = _CONTAINERS | {
     "PROTO", "FRAME", "STOP", "MARK", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "GLOBAL", "STACK_GLOBAL",
     "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET",
-    "NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
+    "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2",  # no larger numbers: as keys they could all share one hash
     "STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
     "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
 }  # fmt: skip
@@ -86,11 +87,19 @@ def _shown(name: str) -> str:
     return name if name.isprintable() and len(name) < 60 else repr(name[:60])
 
 
-class _DtypeClass:
-    """In place of ``numpy.dtype``: called with a type's code."""
+class _StandIn:
+    """In place of a global: it can be called, and nothing else can be done to it."""
 
-    def __call__(self, code: Any = None, *_: Any) -> _Dtype:
-        return _Dtype(code)
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        raise DataError("pickle that changes what it asked for; must only build plain data")
 
 
 class _Dtype:
@@ -101,10 +110,6 @@ class _Dtype:
 
     def __setstate__(self, state: Any) -> None:
         """Byte order, fields and the like: unsigned bytes have none."""
-
-
-class _ArrayClass:
-    """In place of ``numpy.ndarray``: only named, never called."""
 
 
 class _Array:
@@ -128,22 +133,22 @@ class _Array:
         self.value = np.frombuffer(content, np.uint8).reshape(shape, order="F" if fortran else "C")
 
 
-def _reconstruct(*_: Any) -> _Array:
-    return _Array()
-
-
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     """How Python 3 writes bytes in old protocols."""
-    if not isinstance(text, str) or encoding != "latin1":
+    if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
         raise DataError("damaged pickle: bytes in an unknown encoding")
     return text.encode("latin1")
 
 
-_STAND_INS: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy", "ndarray"): _ArrayClass,
-    ("numpy", "dtype"): _DtypeClass(),
-    ("_codecs", "encode"): _encode,
+def _refuse(*_: Any) -> None:
+    raise DataError("pickle that calls numpy.ndarray; must only build plain data")
+
+
+_STAND_INS: dict[tuple[str, str], _StandIn] = {
+    ("numpy.core.multiarray", "_reconstruct"): _StandIn(lambda *_: _Array()),
+    ("numpy", "ndarray"): _StandIn(_refuse),  # only named, as an argument
+    ("numpy", "dtype"): _StandIn(lambda code=None, *_: _Dtype(code)),
+    ("_codecs", "encode"): _StandIn(_encode),
 }
 
 
