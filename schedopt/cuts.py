@@ -21,6 +21,7 @@ import numpy as np
 
 from schedopt.bounds.async_schedule import FACTOR
 from schedopt.formulation.candidates import Candidates, Priced, Prices, best_paths, price
+from schedopt.objective import needed_tasks
 from schedopt.problem import FloatArray, Problem
 from schedopt.sca.master import MasterPoint, horizon_weight
 
@@ -144,14 +145,12 @@ def least_ratio(weight: FloatArray | float, fixed: FloatArray | float, ratio: Fl
 
 def cut_prices(problem: Problem, point: MasterPoint) -> CutPrices:
     """Prices of a cut from a master's duals."""
-    a = problem.arrays
-    energy_mode = problem.objective.mode == "min_energy"
-    active = np.isfinite(a.target) if energy_mode else a.weight > 0
+    active = needed_tasks(problem)
     error = np.where(active, np.maximum(point.prices.noise, 0.0), 0.0)
     m = multipliers_of(problem, point, error)
-    if energy_mode:
+    if problem.objective.mode == "min_energy":
         # C + N ≤ (3/8) ε H: the prices of N and of H of a task are tied to each other
-        return CutPrices(m, error * np.where(active, a.target, 0.0) / FACTOR, error)
+        return CutPrices(m, error * np.where(active, problem.arrays.target, 0.0) / FACTOR, error)
     # a master's price of H has in it what H is worth to the participation term, which a cut counts by itself
     return CutPrices(m, np.where(active, point.task_value - m.offset, 0.0), error)
 

@@ -15,26 +15,17 @@ import numpy as np
 from schedopt.bounds.async_schedule import C1_LIMIT, C2_LIMIT
 from schedopt.formulation.candidates import check_size, steps_limit
 from schedopt.formulation.uplink import LN2, energy_shape, uploads_of
+from schedopt.objective import needed_tasks
 from schedopt.physics import compute_energy_j
 from schedopt.problem import FloatArray, Problem, ProblemArrays
 
-__all__ = ["Reach", "least_energy_j", "needed_tasks", "reach", "unreachable_reason"]
+__all__ = ["Reach", "least_energy_j", "reach", "unreachable_reason"]
 
 #: Amounts within this relative distance of a limit are not called unreachable: the validator may still accept them.
 TOLERANCE = 1e-6
 _GOLDEN = (np.sqrt(5.0) - 1.0) / 2.0
 #: Golden-section steps: the bracket shrinks to 1e-10 of its width, the energy's error to its square.
 _GOLDEN_STEPS = 48
-
-
-def needed_tasks(problem: Problem) -> np.ndarray:
-    """Tasks that must be trained for a finite objective: those with a target in mode min_energy, else those of positive weight.
-
-    Shape (J,), bool.
-    """
-    if problem.objective.mode == "min_energy":
-        return np.isfinite(problem.arrays.target)
-    return problem.arrays.weight > 0
 
 
 @dataclass(frozen=True)

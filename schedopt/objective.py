@@ -12,7 +12,7 @@ from schedopt.physics import AssignmentPhysics, evaluate_physics
 from schedopt.problem import FloatArray, Problem
 from schedopt.schedule import Schedule
 
-__all__ = ["Evaluation", "evaluate_objective", "weighted_bound"]
+__all__ = ["Evaluation", "evaluate_objective", "needed_tasks", "weighted_bound"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,16 @@ class Evaluation:
     device_energy_j: FloatArray
     bound: BoundValue
     physics: AssignmentPhysics
+
+
+def needed_tasks(problem: Problem) -> np.ndarray:
+    """Tasks that must be trained for a finite objective: those with a target in mode min_energy, else those of positive weight.
+
+    Shape (J,), bool.
+    """
+    if problem.objective.mode == "min_energy":
+        return np.isfinite(problem.arrays.target)
+    return problem.arrays.weight > 0
 
 
 def weighted_bound(weight: FloatArray, bound: FloatArray) -> float:

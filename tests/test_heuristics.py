@@ -10,10 +10,10 @@ from builders import make_problem, plain_device, plain_problem, plain_task, rand
 from tiny import tiny_problem
 
 from schedopt.constraints import validate_schedule
-from schedopt.feasibility import needed_tasks, reach, unreachable_reason
+from schedopt.feasibility import reach, unreachable_reason
 from schedopt.formulation.resources import allocate
 from schedopt.generate import GenerateSettings, generate_problem
-from schedopt.objective import evaluate_objective
+from schedopt.objective import evaluate_objective, needed_tasks
 from schedopt.problem import Problem
 from schedopt.result import IterationRecord, SolveResult, SolveStatus
 from schedopt.schedule import Schedule

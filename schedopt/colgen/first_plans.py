@@ -12,6 +12,7 @@ from schedopt.colgen.workers import PlanRequest
 from schedopt.errors import InfeasibleError
 from schedopt.formulation.candidates import Prices
 from schedopt.formulation.tables import Plans
+from schedopt.objective import needed_tasks
 from schedopt.problem import FloatArray, Problem
 from schedopt.sca.pool import first_prices
 
@@ -32,7 +33,7 @@ def first_plans(problem: Problem, ask: Callable[..., Sequence[Plans]], tick: Cal
     """
     a, fixed = problem.arrays, fixed_terms(problem.arrays)
     energy_mode = problem.objective.mode == "min_energy"
-    needed = np.isfinite(a.target) if energy_mode else a.weight > 0
+    needed = needed_tasks(problem)
     h = a.learning_rate * a.server_rate * a.max_steps * a.slots
     crossed, seen, raised = ~needed, ~needed, np.ones(a.slots)
     pool: SharedPool | None = None

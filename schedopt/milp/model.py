@@ -29,9 +29,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from schedopt.bounds.async_schedule import C2_LIMIT, FACTOR, STALE_FACTOR, fixed_terms
-from schedopt.feasibility import needed_tasks
 from schedopt.formulation.candidates import Candidates, Columns
 from schedopt.milp.highs import Program
+from schedopt.objective import needed_tasks
 from schedopt.problem import TERMS, FloatArray, IntArray, Problem
 from schedopt.sca.master import horizon_weight
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from schedopt.feasibility import needed_tasks
 from schedopt.formulation.candidates import Candidates, Columns, best_paths
 from schedopt.milp.exact import Combination, best_mixture, learn_from
 from schedopt.milp.highs import Outcome, Program, solve_program, sweep
 from schedopt.milp.model import Box, Discretised, Wisdom, choice_keys
+from schedopt.objective import needed_tasks
 from schedopt.problem import FloatArray, IntArray, Problem
 
 __all__ = ["LEAST_GAP", "CombinationSearch", "Proof", "best_combination"]

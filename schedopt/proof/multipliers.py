@@ -16,6 +16,7 @@ import numpy as np
 from schedopt.bounds.async_schedule import FACTOR
 from schedopt.cuts import ROUNDING, Cut, positive_prices
 from schedopt.formulation.candidates import Candidates, Columns, Prices, best_paths, price
+from schedopt.objective import needed_tasks
 from schedopt.problem import FloatArray, Problem
 from schedopt.proof.nodes import Node
 from schedopt.proof.pricing import PriceTables
@@ -42,11 +43,10 @@ def node_cut(problem: Problem, candidates: Candidates, tables: PriceTables, node
     reach = 2.0 * factor * (noise * duals.tangent).sum(axis=1) * a.dissimilarity
     pull = np.clip(duals.pull, -reach, reach)
     offset = (pull * a.aggregation_weight).sum(axis=0) + factor * (noise * duals.tangent**2).sum(axis=1)
+    active = needed_tasks(problem)
     if problem.objective.mode == "min_energy":
-        active = np.isfinite(a.target)
         h_price = rho * np.where(active, a.target, 0.0) / FACTOR
     else:
-        active = a.weight > 0
         h_price = np.where(active, duals.task_value - offset, 0.0)
     energy, off = _energy_prices(problem, duals, scale)
     off -= float(duals.bandwidth.sum() * a.bandwidth_hz)

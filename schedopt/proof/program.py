@@ -19,6 +19,7 @@ import scipy.sparse as sp
 
 from schedopt.bounds.async_schedule import FACTOR, fixed_terms
 from schedopt.formulation.candidates import Candidates, Columns
+from schedopt.objective import needed_tasks
 from schedopt.problem import FloatArray, IntArray, Problem
 from schedopt.proof.nodes import Limit, Node
 from schedopt.sca.master import MasterPoint, horizon_weight
@@ -98,7 +99,7 @@ class NodeProgram:
         a, mode = problem.arrays, problem.objective.mode
         self.fixed = fixed_terms(a)
         self.ratios = mode != "min_energy"
-        self.tasks = np.flatnonzero(a.weight > 0 if self.ratios else np.isfinite(a.target))
+        self.tasks = np.flatnonzero(needed_tasks(problem))
         self.energy_weight = {"weighted": problem.objective.energy_weight, "min_energy": 1.0, "min_bound": 0.0}[mode]
         self.limit_j = problem.objective.total_energy_j if mode == "min_bound" else None
         self.horizon = horizon_weight(problem)

@@ -112,6 +112,12 @@ class Incumbent:
         """Seconds since the solve began."""
         return time.monotonic() - self.started
 
+    @property
+    def left_s(self) -> float | None:
+        """Seconds that are left of the time limit, a little at least, so that they can be a limit; None without one."""
+        limit = self.settings.time_limit_s
+        return None if limit is None else max(limit - self.elapsed_s, 1e-3)
+
     def check_time(self) -> None:
         """Raise :class:`TimeLimitReached` when the limit has passed."""
         if self.settings.time_limit_s is not None and self.elapsed_s > self.settings.time_limit_s:

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from schedopt.errors import InputError
-from schedopt.feasibility import needed_tasks, unreachable_reason
+from schedopt.feasibility import unreachable_reason
 from schedopt.formulation.candidates import Candidates, Columns, build_candidates
 from schedopt.milp import LEAST_GAP, Combination, CombinationSearch, Proof, grid_columns, nearest_columns, share_columns
+from schedopt.objective import needed_tasks
 from schedopt.polish import polish
 from schedopt.polish.estimate import current_columns
 from schedopt.polish.moves import rows_of

@@ -32,10 +32,8 @@ def exhaust(problem: Problem, held: Incumbent) -> bool:
 
     Raises KeyboardInterrupt when interrupted, after handing over what is known. False if there are too many combinations after all.
     """
-    limit = held.settings.time_limit_s
-    left = None if limit is None else max(limit - held.elapsed_s, 1e-3)
     try:
-        found = Enumeration().solve(problem, settings=SolverSettings(time_limit_s=left))
+        found = Enumeration().solve(problem, settings=SolverSettings(time_limit_s=held.left_s))
     except InputError:
         return False
     if found.schedule is not None:

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from schedopt.bounds.async_schedule import C2_LIMIT, STALE_FACTOR, aggregate
-from schedopt.feasibility import needed_tasks, unreachable_reason
+from schedopt.feasibility import unreachable_reason
 from schedopt.formulation.candidates import steps_limit
 from schedopt.formulation.resources import allocate, feasible_times
 from schedopt.formulation.uplink import uploads_of
-from schedopt.objective import Evaluation, evaluate_objective
+from schedopt.objective import Evaluation, evaluate_objective, needed_tasks
 from schedopt.physics import compute_energy_j, evaluate_physics, transmit_power_w, uplink_rate_bps
 from schedopt.problem import FloatArray, IntArray, Problem, ProblemArrays
 from schedopt.result import SolveResult, SolveStatus

@@ -201,7 +201,7 @@ class _Run:
         with self._timed("heuristic"):
             for heuristic in (GreedyEnergy(), RandomFeasible()):
                 self._tick("heuristic")
-                found = heuristic.solve(self.problem, settings=SolverSettings(time_limit_s=self._time_left(), max_iterations=50))
+                found = heuristic.solve(self.problem, settings=SolverSettings(time_limit_s=self.held.left_s, max_iterations=50))
                 if found.schedule is not None:
                     self.held.offer(found.schedule)
                 if found.interrupted:
@@ -209,10 +209,6 @@ class _Run:
                 if found.schedule is not None:
                     return found.schedule
         return None
-
-    def _time_left(self) -> float | None:
-        limit = self.settings.time_limit_s
-        return None if limit is None else max(limit - self.held.elapsed_s, 1e-3)
 
     def why_nothing(self) -> str:
         """What the roundings missed."""

@@ -7,6 +7,7 @@ import numpy as np
 from schedopt.bounds.async_schedule import FACTOR, fixed_terms
 from schedopt.formulation.candidates import steps_limit
 from schedopt.formulation.uplink import uploads_of
+from schedopt.objective import needed_tasks
 from schedopt.problem import TERMS, FloatArray, IntArray, Problem, ProblemArrays
 
 __all__ = ["Build", "declare_variables"]
@@ -191,7 +192,7 @@ def _declare_errors(build: Build, limit: FloatArray, least: FloatArray) -> None:
         build.add("participation", 0.0, np.inf, build.h_unit * build.off_unit**2, tasks)
     fixed = fixed_terms(a)
     build.error_unit = np.where(fixed > 0, fixed, build.h_unit * (np.mean(a.dissimilarity**2) + 1e-6))
-    needed = a.weight > 0 if build.problem.objective.mode != "min_energy" else np.isfinite(a.target)
+    needed = needed_tasks(build.problem)
     build.needed = np.flatnonzero(needed)
     build.bound_unit = FACTOR * build.error_unit / build.h_unit
     build.add("h_total", np.where(needed, LEAST_H * build.h_unit, 0.0), np.inf, build.h_unit, tasks)
