@@ -1,9 +1,10 @@
 """The discretised problem to proven optimality: good columns, then HiGHS (:mod:`schedopt.milp`), then resources allocated anew.
 
-The default solver's schedule comes first. The columns are those of the relaxation and others at prices near it; the schedule's own are
+The default solver's schedule comes first. The columns are those of its relaxation and others at prices near it; the schedule's own are
 among them, so that the discretised optimum is at most its objective. Every better combination becomes a schedule with least-energy
 resources, which is at least as good, and then a start of local moves; new columns follow, and so on while that gains. Before that, the
-plans of a few devices at a time are chosen anew beside those of the others: a MILP that is solved to its end far sooner.
+plans of a few devices at a time are chosen anew beside those of the others: a MILP that is solved to its end far sooner. Where the default
+solver rounds to nothing that meets the limits of the mode, its long search for that comes last: the columns may have it at once.
 
 What is proven holds for the columns; it bounds nothing beyond them, and is told in the result's reason and details.
 The lower bound is the default solver's.
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from schedopt.errors import InputError
+from schedopt.errors import InfeasibleError, InputError
 from schedopt.feasibility import unreachable_reason
 from schedopt.formulation.candidates import Candidates, Columns, build_candidates
 from schedopt.milp import LEAST_GAP, Combination, CombinationSearch, Proof, grid_columns, nearest_columns, share_columns
@@ -25,11 +26,14 @@ from schedopt.polish import polish
 from schedopt.polish.estimate import current_columns
 from schedopt.polish.moves import rows_of
 from schedopt.problem import Problem
-from schedopt.result import IterationRecord, SolveResult, SolveStatus
-from schedopt.sca.loop import RelaxedSolution, relaxed_objective, solve_relaxation
-from schedopt.schedule import Schedule
-from schedopt.solvers.assignment_sca import AssignmentSca
+from schedopt.result import SolveResult, SolveStatus
+from schedopt.sca.conic import check_backend
+from schedopt.sca.loop import RelaxedSolution, relaxed_objective
+from schedopt.sca.master import MasterPoint
+from schedopt.sca.pool import ColumnPool
+from schedopt.solvers.assignment_sca import AssignmentSwitches, SearchRun
 from schedopt.solvers.base import Incumbent, ProgressCallback, SolverSettings
+from schedopt.solvers.reasons import why_nothing
 from schedopt.solvers.switches import read_switches
 from schedopt.state import Merit, State, state_of
 
@@ -37,8 +41,6 @@ __all__ = ["MAX_CANDIDATES", "ExactMilp", "ExactMilpSwitches"]
 
 #: Problems with more candidate assignments are refused: their linear relaxations alone would take minutes.
 MAX_CANDIDATES = 30_000
-#: Masters of the relaxation at most.
-_MOST_MASTERS = 60
 #: Columns are kept up to this share of the objective beyond what the relaxation leaves open.
 _BEYOND = 2e-3
 #: Penalty of missed limits, as a multiple of the relaxation's prices.
@@ -64,7 +66,8 @@ class ExactMilpSwitches:
     subsets: int = 8
     subset_devices: int = 3
     subset_nodes: int = 100
-    #: kicks of the default solver, whose schedule comes first, and rounds of local moves after each discretised problem
+    #: kicks of the default solver, whose schedule comes first (without any, it does not search on where it finds none), and rounds of
+    #: local moves after each discretised problem
     kicks: int = 4
     polish_rounds: int = 30
 
@@ -90,6 +93,7 @@ class ExactMilp:
 
         Raises :class:`~schedopt.errors.InputError` above :data:`MAX_CANDIDATES` candidate assignments.
         """
+        check_backend(settings.backend)
         switches = read_switches(self.name, ExactMilpSwitches, settings.switches)
         held = Incumbent(problem, settings, progress)
         reason = unreachable_reason(problem)
@@ -107,12 +111,35 @@ class ExactMilp:
             self.name,
             status,
             seed=seed,
-            reason=run.reason if held.schedule is None else run.proven_text(),
+            reason=run.nothing() if held.schedule is None else run.proven_text(),
             backend=settings.backend,
             lower_bound_method=run.method,
             kkt_residual=run.residual,
             details={"discretised": run.proven()},
         )
+
+
+class _DefaultRun(SearchRun):
+    """The default solver's phases, under its name. Its first relaxation is kept, and its search for a schedule that meets the limits of the
+    mode, where rounding finds none, is left for later."""
+
+    relaxed: RelaxedSolution | None = None
+
+    def _relax(self, candidates: Candidates, start: MasterPoint | None = None, pool: ColumnPool | None = None) -> RelaxedSolution:
+        found = super()._relax(candidates, start, pool)
+        if self.relaxed is None:
+            self.relaxed = found
+        return found
+
+    def _search_feasible(self, candidates: Candidates, point: MasterPoint) -> None:
+        """Not now."""
+
+    def search_feasible(self, candidates: Candidates, point: MasterPoint) -> None:
+        """The search that was left out."""
+        super()._search_feasible(candidates, point)
+
+    def _tick(self, phase: str) -> None:
+        super()._tick(f"default: {phase}")
 
 
 class _Run:
@@ -132,77 +159,63 @@ class _Run:
         self.reason = ""
         self.method: str | None = None
         self.residual: float | None = None
+        #: the default solver's run that came first
+        self.default: _DefaultRun | None = None
         self.search: CombinationSearch | None = None
         self.best: State | None = None
 
     def all_phases(self) -> None:
         """The default solver; plans of few devices at a time; then the best combination of all columns and local moves, while that gains;
-        then a proof, if asked."""
-        if not self._first_schedule() or not np.any(needed_tasks(self.problem)):
+        then a proof, if asked or none came of the default solver."""
+        switches, relaxed = self.switches, self._first_relaxation()
+        if relaxed is None or not np.any(needed_tasks(self.problem)):
             return
-        relaxed = self._relax()
         self._subsets(relaxed)
-        for _ in range(self.switches.rounds):
+        for _ in range(switches.rounds):
             before = self.held.objective
             self._combine(relaxed)
             self._improve(relaxed)
-            if not self.held.objective < before * (1.0 - self.switches.gap):
+            if self.held.schedule is None:
+                self._search_feasible(relaxed)
+            if not self.held.objective < before * (1.0 - switches.gap):
                 break
-        if self.settings.certify and self.held.schedule is not None:
+        if self.held.schedule is not None and (self.settings.certify or self.default is None or self.default.method is None):
             self._prove()
 
-    def _first_schedule(self) -> bool:
-        """The default solver's schedule and lower bound; whether there is any use in going on."""
-        switches = {"kicks": str(self.switches.kicks), "long_rounds": str(self.switches.polish_rounds)}
-        found = self._default(switches, certify=False)
-        self.reason, self.residual = found.reason, found.kkt_residual
-        return found.status is not SolveStatus.INFEASIBLE or found.kkt_residual is not None
+    def _first_relaxation(self) -> RelaxedSolution | None:
+        """The default solver's schedule and lower bound; its relaxation, or None where there is no use in going on."""
+        switches = AssignmentSwitches(kicks=self.switches.kicks, long_rounds=self.switches.polish_rounds)
+        return self._default(switches, replace(self.settings, certify=False, warm_start=None)).relaxed
 
-    def _default(self, switches: dict[str, str], *, certify: bool, warm_start: Schedule | None = None) -> SolveResult:
-        """Run the default solver in what is left of the time, and keep its schedule and its lower bound."""
-        held, limit = self.held, self.settings.time_limit_s
-        left = None if limit is None else max(limit - held.elapsed_s, 1e-3)
-        inner = replace(self.settings, time_limit_s=left, switches=switches, certify=certify, warm_start=warm_start)
-        begun = held.iteration
-        found = AssignmentSca().solve(self.problem, settings=inner, seed=self.seed, progress=lambda record: self._forward(record, begun))
-        held.iteration += found.iterations
-        if found.schedule is not None:
-            held.offer(found.schedule)
-        if found.lower_bound is not None and found.lower_bound > held.lower_bound:
-            held.raise_lower_bound(found.lower_bound)
-            self.method = found.lower_bound_method
-        if found.interrupted:
-            raise KeyboardInterrupt
+    def _default(self, switches: AssignmentSwitches, settings: SolverSettings) -> _DefaultRun:
+        """Run the default solver's phases on what is held."""
+        run = _DefaultRun(self.problem, settings, switches, self.held, np.random.default_rng(self.seed))
+        known, self.default = self.held.lower_bound, self.default or run
+        try:
+            run.all_phases()
+        except InfeasibleError as error:
+            self.reason = str(error)
+        finally:
+            if self.held.lower_bound > known:
+                self.method = run.method
+            self.residual = run.residual if self.residual is None else self.residual
         self._tick("default")
-        return found
+        return run
 
-    def _forward(self, record: IterationRecord, begun: int) -> None:
-        """Progress of the default solver as this one's."""
-        held = self.held
-        mine = IterationRecord(
-            begun + record.iteration,
-            held.elapsed_s,
-            min(record.objective, held.objective),
-            max(record.lower_bound, held.lower_bound),
-            f"default: {record.phase}",
-        )
-        held.history.append(mine)
-        if held.progress is not None:
-            held.progress(mine)
+    def _search_feasible(self, relaxed: RelaxedSolution) -> None:
+        """What the default solver has left out, if it may kick."""
+        run = self.default
+        if run is not None and run.best is not None and self.switches.kicks > 0:
+            run.search_feasible(self.candidates, relaxed.point)
+
+    def nothing(self) -> str:
+        """Why no schedule is held."""
+        run = self.default
+        return self.reason or ("" if run is None else why_nothing(self.problem, run.merit, run.best))
 
     def _tick(self, phase: str) -> None:
         self.held.record(phase)
         self.held.check_time()
-
-    def _relax(self) -> RelaxedSolution:
-        def on_iteration(*_: object) -> None:
-            self.held.iteration += 1
-            self._tick("relax")
-
-        most = self.settings.max_iterations or _MOST_MASTERS
-        return solve_relaxation(
-            self.problem, self.candidates, backend=self.settings.backend, max_iterations=most, on_iteration=on_iteration
-        )
 
     def _columns(self, relaxed: RelaxedSolution, most: int) -> tuple[Columns, Columns | None]:
         """Columns near the relaxation's prices, and the best schedule's own, if there is one."""
@@ -309,7 +322,7 @@ class _Run:
 
     def _prove(self) -> None:
         """The default solver's proof from this schedule: only it knows which of its bounds is the tightest."""
-        self._default({"kicks": "0", "long_rounds": "0"}, certify=True, warm_start=self.held.schedule)
+        self._default(AssignmentSwitches(kicks=0, long_rounds=0), replace(self.settings, warm_start=self.held.schedule))
 
     def proven(self) -> dict[str, Any]:
         """What is known about the last discretised problem; empty before there is one."""
