@@ -107,6 +107,10 @@ class WebServer:
     surplus: bytes = b""
     #: whether an answer tells its length
     tells_length: bool = True
+    #: whether it comes in chunks (HTTP/1.1)
+    chunked: bool = False
+    #: where an answer to a range starts, if not where it was asked to
+    starts_at: int | None = None
 
 
 @contextmanager
@@ -123,8 +127,10 @@ def web_server() -> Iterator[WebServer]:
                 return
             start = 0
             asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+            self.protocol_version = "HTTP/1.1" if state.chunked else "HTTP/1.0"
+            self.close_connection = True
             if state.ranges and asked:
-                start = int(asked[1])
+                start = int(asked[1]) if state.starts_at is None else state.starts_at
                 if start >= len(data):
                     self.send_response(416)
                     self.send_header("Content-Range", f"bytes */{len(data)}")
@@ -136,10 +142,15 @@ def web_server() -> Iterator[WebServer]:
             else:
                 self.send_response(200)
             body = data[start:] + state.surplus
-            if state.tells_length:
+            if state.chunked:
+                self.send_header("Transfer-Encoding", "chunked")
+            elif state.tells_length:
                 self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body[: state.breaks_after])
+            sent = body[: state.breaks_after]
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(sent), sent) if state.chunked else sent)
+            if state.chunked and len(sent) == len(body):
+                self.wfile.write(b"0\r\n\r\n")
 
         def log_message(self, *_: Any) -> None:
             """Tests are silent."""

@@ -116,7 +116,7 @@ def _from_archive(request: DataRequest, archive: Path) -> Dataset:
                 while file.read(2**20):  # to the end, where the checksum is
                     pass
         except (tarfile.TarError, EOFError, zlib.error, ValueError, OverflowError) as error:
-            raise DataError(f"damaged archive: {error or type(error).__name__}") from None
+            raise DataError(f"damaged archive: {str(error) or type(error).__name__}") from None
         except gzip.BadGzipFile as error:
             raise DataError(f"damaged gzip file: {error}") from None
         if missing := [name for name in _BATCHES if name not in contents]:

@@ -110,8 +110,12 @@ class _Downloader:
     def __call__(self, url: str, output_file: str, pooch: Any) -> None:
         with open(self.part, "ab") as part:
             if _is_ours(part, self.part):
-                self._complete(url, part)
-                part.flush()
+                try:
+                    self._complete(url, part)
+                finally:
+                    part.flush()
+                    if not part.tell():
+                        self.part.unlink(missing_ok=True)
                 os.replace(self.part, output_file)
                 return
         # somebody else is downloading the same file: leave theirs alone
@@ -133,51 +137,62 @@ class _Downloader:
 
     def _rest(self, url: str, part: IO[bytes]) -> None:
         import requests
-        import urllib3
 
         have = part.tell()
         # the bytes as they lie on the server: a transfer compressed on the way could not be resumed
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
         try:
             with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUTS) as response:
-                if response.status_code == 416 and have:
-                    if _total(response) == have:
-                        return  # it was complete already
-                    part.truncate(0)
-                elif response.status_code in (200, 206):
-                    if not (response.status_code == 206 and _range_start(response) == have):
-                        part.truncate(0)  # the server sends the whole file
+                status = response.status_code
+                if status == 416 and have and _total(response) == have:
+                    return  # it was complete already
+                if status == 200:
+                    _empty(part)  # the server sends the whole file
+                if status == 200 or (status == 206 and have and _range_start(response) == have):
                     return self._receive(response, part)
-                else:
-                    raise _Unobtainable(f"answers {response.status_code} {response.reason}")
+                if not (status in (206, 416) and have):
+                    raise _Unobtainable(f"answers {status} {response.reason}")
+                _empty(part)  # nothing goes on from there
         except requests.exceptions.Timeout:
             raise _Broken("does not answer in time") from None
         except requests.exceptions.ConnectionError:
             raise _Broken("cannot be reached") from None
-        except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
+        except requests.exceptions.RequestException as error:
             raise _Broken(f"cannot be read ({type(error).__name__})") from None
-        self._rest(url, part)  # 416, and the piece is thrown away: nothing is asked for twice
+        self._rest(url, part)  # once: now there is no piece
 
     def _receive(self, response: Any, part: IO[bytes]) -> None:
+        """Append what arrives, as it is on the server."""
+        import urllib3
+
         have = part.seek(0, os.SEEK_END)
         self.resumed = self.resumed and have > 0
         length = response.headers.get("Content-Length", "")
         total = have + int(length) if length.isdecimal() else self.file.size
         limit = self.file.size if self.file.size is not None else total
-        for chunk in response.raw.stream(_CHUNK, decode_content=False):
-            part.write(chunk)
-            have += len(chunk)
-            if limit is not None and have > limit:
-                part.truncate(0)
-                raise _Unobtainable(f"sends more than the {limit:,} bytes that the file has")
-            if self.progress is not None:
-                self.progress(self.file.name, have, total)
-        if total is not None and have < total:
-            raise _Broken(f"breaks off after {have:,} of {total:,} bytes")
+        try:
+            for chunk in response.raw.stream(_CHUNK, decode_content=False):
+                part.write(chunk)
+                have += len(chunk)
+                if limit is not None and have > limit:
+                    _empty(part)
+                    raise _Unobtainable(f"sends more than the {limit:,} bytes that the file has")
+                if self.progress is not None:
+                    self.progress(self.file.name, have, total)
+            broken = total is not None and have < total
+        except urllib3.exceptions.HTTPError:
+            broken = True
+        if broken:
+            raise _Broken(f"breaks off after {have:,} {'bytes' if total is None else f'of {total:,} bytes'}")
 
 
 class _Broken(Exception):
     """The connection broke: asking again may help."""
+
+
+def _empty(part: IO[bytes]) -> None:
+    part.truncate(0)
+    part.seek(0)
 
 
 def _total(response: Any) -> int | None:
