@@ -43,7 +43,8 @@ class SampleExchange:
         self._label_share = label_rate / self._rate if self._rate > 0 else 0.0
         self._seed, self._device = seed, device
         self._classes = np.unique(labels)
-        self._leg, self._samples, self._next = 0, initial, None if self._rate == 0 else self._after(0, initial)
+        self._leg, self._samples = 0, initial
+        self._next: NDArray[np.int64] | None = None
 
     def state(self, instant: int) -> tuple[int, int]:
         """The leg, and how many of its exchanges have happened: what :meth:`indices` depends on."""
@@ -53,19 +54,16 @@ class SampleExchange:
 
     def indices(self, instant: int) -> NDArray[np.int64]:
         """Indices (D,) of the samples at ``instant``."""
-        if self._next is None:
+        if self._rate == 0:
             return self._initial
         leg, exchanged = self.state(instant)
-        self._go_to(leg)
-        return np.concatenate([self._next[:exchanged], self._samples[exchanged:]])
-
-    def _go_to(self, leg: int) -> None:
         if leg < self._leg:
-            self._leg, self._samples, self._next = 0, self._initial, self._after(0, self._initial)
-        while self._leg < leg:
-            assert self._next is not None
-            self._leg, self._samples = self._leg + 1, self._next
+            self._leg, self._samples, self._next = 0, self._initial, None
+        while self._next is None or self._leg < leg:
+            if self._next is not None:
+                self._leg, self._samples = self._leg + 1, self._next
             self._next = self._after(self._leg, self._samples)
+        return np.concatenate([self._next[:exchanged], self._samples[exchanged:]])
 
     def _after(self, leg: int, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """The samples at the end of ``leg``, by position, from those at its start."""

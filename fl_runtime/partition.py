@@ -58,7 +58,7 @@ class PartitionSpec:
             value = float(number)
         except ValueError:
             value = math.nan
-        valid = {"dirichlet": value > 0, "shards": value >= 1 and value == math.floor(value), "size": value >= 0}
+        valid = {"dirichlet": value > 0, "shards": value >= 1 and value.is_integer(), "size": value >= 0}
         if not math.isfinite(value) or not valid.get(kind, False):
             raise InputError(f"partition = {text!r}; must be {_ALLOWED}, with ALPHA > 0, K a whole number of at least 1, SIGMA >= 0")
         return cls(kind, value)
@@ -141,8 +141,11 @@ def _redrawn_sizes(sizes: NDArray[np.int64], sigma: float, most: int, rng: np.ra
     if not has.any():
         return sizes
     weights = np.where(has, sizes * np.exp(exponents - exponents[has].max()), 0.0)
-    result = has.astype(np.int64)
-    return result + _spread(int(sizes.sum() - result.sum()), weights, np.where(has, most, 0) - result)
+    result = _spread(int(sizes.sum()), weights, np.where(has, most, 0))
+    for device in np.flatnonzero(has & (result == 0)):
+        result[result.argmax()] -= 1
+        result[device] = 1
+    return result
 
 
 def _dirichlet_counts(sizes: NDArray[np.int64], capacity: NDArray[np.int64], alpha: float, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -218,7 +221,7 @@ def _spread(total: int, weights: NDArray[np.float64], most: NDArray[np.int64]) -
     while total > 0:
         free = most - parts
         usable = np.where(free > 0, weights, 0.0)
-        if usable.sum() <= 0:  # weights too small for floats
+        if usable.sum() <= 0:  # what has a weight is full
             usable = (free > 0).astype(np.float64)
         exact = usable * (total / usable.sum())
         step = np.minimum(np.floor(exact).astype(np.int64), free)
