@@ -28,11 +28,12 @@ class SharedPool:
 
     def add(self, columns: PlanColumns) -> int:
         """Add the columns that are new (to about four digits); returns how many were."""
-        codes, first = np.unique(_codes(columns), return_index=True)
-        first = np.sort(first[~np.isin(codes, self._codes)])
+        codes = _codes(columns)
+        different, first = np.unique(codes, return_index=True)
+        first = np.sort(first[~np.isin(different, self._codes)])
         self.columns = PlanColumns.join([self.columns, columns.take(first)])
         self.idle = np.concatenate([self.idle, np.zeros(len(first), dtype=np.int64)])
-        self._codes = np.concatenate([self._codes, _codes(columns.take(first))])
+        self._codes = np.concatenate([self._codes, codes[first]])
         return len(first)
 
     def forget(self, weights: FloatArray) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from schedopt.bounds.async_schedule import aggregate, assignment_errors
 from schedopt.colgen.workers import PlanRequest
-from schedopt.formulation.candidates import Prices, forward_values
+from schedopt.formulation.candidates import Prices, chosen_spans, forward_values
 from schedopt.formulation.tables import PlanColumns, Plans
 from schedopt.polish.prices import marginal_prices
 from schedopt.problem import FloatArray, IntArray, Problem
@@ -18,7 +18,7 @@ from schedopt.sca.master import MasterPoint, solve_columns_master
 from schedopt.schedule import Schedule
 from schedopt.state import Merit, State
 
-__all__ = ["dive_plans", "plan_schedule", "replan"]
+__all__ = ["dive_plans", "heaviest_plans", "likely_plans", "plan_schedule", "replan"]
 
 #: Columns of less weight are not used.
 _USED = 1e-5
@@ -48,13 +48,7 @@ def supported_plans(problem: Problem, point: MasterPoint) -> tuple[np.ndarray, F
     best = np.full(shape[:3], -1)
     order = np.argsort(-gain, kind="stable")
     best[row[order], slot[order], length[order]] = order
-    position = np.full(a.num_devices, a.slots)
-    rows = np.arange(a.num_devices)
-    while np.any(position > 0):
-        at = np.maximum(position - 1, 0)
-        used = np.where(position > 0, take[rows, at], 0)
-        chosen[best[rows[used > 0], at[used > 0], used[used > 0] - 1]] = True
-        position = np.where(position > 0, position - np.maximum(used, 1), 0)
+    chosen[best[chosen_spans(take)]] = True
     total = np.bincount(row, weights=support * (length + 1), minlength=a.num_devices)
     share = np.divide(-value[:, -1], total, out=np.ones(a.num_devices), where=total > 1e-9)
     return chosen[which], share
@@ -87,6 +81,22 @@ def dive_plans(
         if new is None:
             continue
         point = new
+    return likely_plans(problem, point)
+
+
+def heaviest_plans(problem: Problem, point: MasterPoint) -> np.ndarray:
+    """The plan of each device with the most weight, as a mask with one column per assignment: its heaviest."""
+    planned = np.flatnonzero(supported_plans(problem, point)[0])
+    assignments = _assignments(problem, point.columns.take(planned))
+    order = np.lexsort((-point.weights[planned], assignments))
+    _, first = np.unique(assignments[order], return_index=True)
+    mask = np.zeros(len(point.columns), dtype=bool)
+    mask[planned[order[first]]] = True
+    return mask
+
+
+def likely_plans(problem: Problem, point: MasterPoint) -> tuple[PlanColumns, FloatArray]:
+    """Columns of the plan of each device with the most weight, and their weights."""
     planned, _ = supported_plans(problem, point)
     return point.columns.take(planned), point.weights[planned]
 

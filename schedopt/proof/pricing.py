@@ -16,7 +16,9 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from schedopt.formulation.candidates import Candidates, Columns, Prices, _best_work, _blocks, _Cells, _cells, _columns
+from schedopt.formulation.candidates import Candidates, Columns, Prices
+from schedopt.formulation.candidates.cells import Cells, best_work, blocks_of, cells_of
+from schedopt.formulation.candidates.pricing import columns_at
 from schedopt.formulation.resources import MARGIN
 from schedopt.problem import FloatArray, IntArray
 
@@ -47,7 +49,7 @@ class PriceTables:
         best, self.template = candidates.templates
         self.best = best
         # which steps are possible at which upload time does not depend on the channel: the best one of all keeps all of them
-        self.blocks = _blocks(best, best.block[best.task], best.steps[best.task])
+        self.blocks = blocks_of(best, best.block[best.task], best.steps[best.task])
         upload = (candidates.device * a.num_tasks + candidates.task) * a.slots + candidates.end - 1
         _, first, self.upload = np.unique(upload, return_index=True, return_inverse=True)
         self.uploads = candidates.uploads.take(first)
@@ -71,16 +73,16 @@ class PriceTables:
     def columns(self, found: TablePrices, index: IntArray, prices: Prices) -> Columns:
         """Columns of the candidates ``index`` at the tables' best times and steps, as far as these are possible."""
         index = index[np.isfinite(found.lower[index]) & (found.steps[index] > 0)]
-        return _columns(self.candidates.take(index), index, found.steps[index], self.times[found.near[index]], prices)
+        return columns_at(self.candidates.take(index), index, found.steps[index], self.times[found.near[index]], prices)
 
     def _compute(self, prices: Prices) -> FloatArray:
         """G_e at every time, shape (pairs of template and steps, times); +inf where too little time is left."""
-        cells = _cells(self.best, self.blocks, replace(prices, bandwidth=np.zeros_like(prices.bandwidth)), prune=False)
-        values = {f.name: getattr(cells, f.name)[:, None] for f in fields(_Cells) if f.name != "uploads"}
-        wide = _Cells(**values, uploads=cells.uploads)
+        cells = cells_of(self.best, self.blocks, replace(prices, bandwidth=np.zeros_like(prices.bandwidth)), prune=False)
+        values = {f.name: getattr(cells, f.name)[:, None] for f in fields(Cells) if f.name != "uploads"}
+        wide = Cells(**values, uploads=cells.uploads)
         late = self.times > wide.high_s
         time_s = wide.available_s - np.where(late, wide.high_s, self.times)
-        _, cost, _ = _best_work(wide, time_s)
+        _, cost, _ = best_work(wide, time_s)
         return np.where(late, np.inf, wide.fixed + cost)
 
     def _upload(self, prices: Prices) -> FloatArray:
