@@ -11,12 +11,12 @@ from builders import cases
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedopt import generate
 from schedopt.constraints import validate_schedule
 from schedopt.errors import InputError
 from schedopt.feasibility import unreachable_reason
 from schedopt.formulation.uplink import uploads_of
 from schedopt.generate import CpuClass, GenerateSettings, generate_problem, mean_gain
+from schedopt.generate import settings as settings_module
 from schedopt.problem import TERMS, Problem
 from schedopt.schedule import Schedule
 
@@ -330,7 +330,7 @@ def test_bad_seeds(seed: Any) -> None:
 
 def test_settings_are_documented() -> None:
     """Every field has a default and a line that says what it means (the command line shows them)."""
-    with open(generate.__file__, encoding="utf-8") as file:
+    with open(settings_module.__file__, encoding="utf-8") as file:
         lines = file.read().split("class GenerateSettings:")[1].splitlines()
     for field in dataclasses.fields(GenerateSettings):
         assert field.default is not dataclasses.MISSING
