@@ -397,7 +397,7 @@ def test_malicious_pickles_do_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     (tmp_path / "test_batch_n3").write_bytes(pickle.dumps(cifar_batch(3), 2))
     (tmp_path / "data_batch_1_n3").write_bytes(pickle.dumps(batch, protocol))
-    with pytest.raises(DataError) as error:
+    with pytest.raises(DataError, match="pickle that asks for|pickle that calls|pickle instruction") as error:
         load_dataset("cifar-10", data_dir=tmp_path)
     assert "data_batch_1_n3" in one_line(error)
     assert not (tmp_path / "pwned").exists()

@@ -153,6 +153,13 @@ def test_what_cannot_be_exchanged_stays(size: int) -> None:
         assert np.array_equal(data.indices(0, SLOTS), data.indices(0, 0))
 
 
+def test_a_scarce_label_is_reached_all_the_same() -> None:
+    """There are enough of each label for any mix, if those that are there and may stay do: the same mixes as with plenty of samples."""
+    scarce, plenty = (task(flat_dataset(counts), [10], "labels:0.1") for counts in ([10, 10], [1000, 1000]))
+    for instant in (10, 20, 30, 40):
+        assert np.array_equal(scarce.label_counts(0, instant), plenty.label_counts(0, instant))
+
+
 def test_a_label_that_no_train_sample_has() -> None:
     dataset = make_dataset("gap", np.eye(6), [0, 0, 0, 2, 2, 2], np.eye(6), [0, 1, 2, 0, 1, 2], source="generated")
     data = task(dataset, [2, 2], "labels:0.5", partition="dirichlet:0.1")
