@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,6 +20,16 @@ import scipy.sparse as sp
 from schedopt.problem import FloatArray, IntArray
 
 __all__ = ["Program", "QuotientRows", "RateRows", "RowBuilder", "Rows"]
+
+
+@dataclass(frozen=True)
+class _Pattern:
+    """Entries that a Jacobian can have, by rows and columns, each once; and which of them the linear part's entries and the terms are."""
+
+    row: IntArray
+    column: IntArray
+    linear: IntArray
+    terms: IntArray
 
 
 @dataclass(frozen=True)
@@ -56,13 +67,39 @@ class Rows:
         np.add.at(result, self.exp_row, self.exp_factor * np.exp(self.exp_rate * v[self.exp_x]))
         return result
 
+    @cached_property
+    def _pattern(self) -> _Pattern:
+        """Where derivatives can be."""
+        rows, columns = np.concatenate([self.row, self.row, self.exp_row]), np.concatenate([self.x, self.y, self.exp_x])
+        width = self.linear.shape[1]
+        linear_rows = np.repeat(np.arange(len(self)), np.diff(self.linear.indptr))
+        codes = np.concatenate([linear_rows * width + self.linear.indices, rows * width + columns])
+        places, where = np.unique(codes, return_inverse=True)
+        row, column = np.divmod(places, width)
+        return _Pattern(row, column, where[: len(linear_rows)], where[len(linear_rows) :])
+
+    def _derivatives(self, v: FloatArray) -> FloatArray:
+        """Entries of the Jacobian in the order of the pattern; some may be zero."""
+        pattern = self._pattern
+        slope = self.exp_factor * self.exp_rate * np.exp(self.exp_rate * v[self.exp_x])
+        terms = np.concatenate([self.factor * v[self.y], self.factor * v[self.x], slope])
+        # of nothing, whole numbers are counted
+        entries = np.bincount(pattern.terms, weights=terms, minlength=len(pattern.row)).astype(float, copy=False)
+        entries[pattern.linear] += self.linear.data
+        return entries
+
     def jacobian(self, v: FloatArray) -> sp.csr_matrix:
         """df/dv, sparse, shape (m, n)."""
-        slope = self.exp_factor * self.exp_rate * np.exp(self.exp_rate * v[self.exp_x])
-        data = np.concatenate([self.factor * v[self.y], self.factor * v[self.x], slope])
-        rows = np.concatenate([self.row, self.row, self.exp_row])
-        columns = np.concatenate([self.x, self.y, self.exp_x])
-        return (self.linear + sp.coo_matrix((data, (rows, columns)), shape=self.linear.shape)).tocsr()
+        entries, pattern = self._derivatives(v), self._pattern
+        kept = np.flatnonzero(entries)
+        ends = np.zeros(len(self) + 1, dtype=np.int32)
+        np.cumsum(np.bincount(pattern.row[kept], minlength=len(self)), out=ends[1:])
+        return sp.csr_matrix((entries[kept], pattern.column[kept].astype(np.int32), ends), shape=self.linear.shape)
+
+    def pull(self, v: FloatArray, multiplier: FloatArray) -> FloatArray:
+        """Σ_r multiplier_r ∇f_r(v), shape (n,)."""
+        entries, pattern = self._derivatives(v), self._pattern
+        return np.bincount(pattern.column, weights=entries * multiplier[pattern.row], minlength=self.linear.shape[1])
 
     def with_fixed(self, fixed: np.ndarray, values: FloatArray) -> Rows:
         """The same rows where variables in the mask ``fixed`` are known: their products become linear terms."""
@@ -175,6 +212,13 @@ class RowBuilder:
         return Rows(linear, constant, row, x, y, factor, exp_row, exp_x, exp_rate.astype(float), exp_factor, tuple(self.names))
 
 
+def _pulled(data: FloatArray, rows: IntArray, columns: IntArray, multiplier: FloatArray, width: int) -> FloatArray:
+    """Multipliers times a Jacobian of such entries, row after row, shape (width,)."""
+    order = np.argsort(rows, kind="stable")
+    rows, columns = rows[order], columns[order]
+    return np.bincount(columns, weights=data[order] * multiplier[rows], minlength=width)
+
+
 @dataclass(frozen=True)
 class QuotientRows:
     """Convex rows factor · v_x²/v_y − v_z ≤ 0 with v_y > 0; x < 0 stands for the constant 1. Arrays of shape (m,)."""
@@ -204,13 +248,21 @@ class QuotientRows:
         """Row values, shape (m,)."""
         return self.factor * self.top(v) ** 2 / v[self.y] - v[self.z]
 
-    def jacobian(self, v: FloatArray) -> sp.csr_matrix:
-        """Sparse, shape (m, n)."""
+    def _derivatives(self, v: FloatArray) -> tuple[FloatArray, IntArray, IntArray]:
+        """Entries of the Jacobian, their rows and their columns."""
         m, top, bottom = np.arange(len(self)), self.top(v), v[self.y]
         inside = self.x >= 0
         data = np.concatenate([(2.0 * self.factor * top / bottom)[inside], -self.factor * top**2 / bottom**2, -np.ones(len(m))])
-        rows, columns = np.concatenate([m[inside], m, m]), np.concatenate([self.x[inside], self.y, self.z])
-        return sp.coo_matrix((data, (rows, columns)), shape=(len(m), len(v))).tocsr()
+        return data, np.concatenate([m[inside], m, m]), np.concatenate([self.x[inside], self.y, self.z])
+
+    def jacobian(self, v: FloatArray) -> sp.csr_matrix:
+        """Sparse, shape (m, n)."""
+        data, rows, columns = self._derivatives(v)
+        return sp.coo_matrix((data, (rows, columns)), shape=(len(self), len(v))).tocsr()
+
+    def pull(self, v: FloatArray, multiplier: FloatArray) -> FloatArray:
+        """Σ_r multiplier_r ∇f_r(v), shape (n,)."""
+        return _pulled(*self._derivatives(v), multiplier, len(v))
 
 
 @dataclass(frozen=True)
@@ -252,12 +304,20 @@ class RateRows:
         """Row values, shape (m,)."""
         return v[self.z] - self.rate(v[self.w], v[self.p])[0]
 
-    def jacobian(self, v: FloatArray) -> sp.csr_matrix:
-        """Sparse, shape (m, n)."""
+    def _derivatives(self, v: FloatArray) -> tuple[FloatArray, IntArray, IntArray]:
+        """Entries of the Jacobian, their rows and their columns."""
         _, by_w, by_p = self.rate(v[self.w], v[self.p])
         m = np.arange(len(self))
-        data, columns = np.concatenate([np.ones(len(m)), -by_w, -by_p]), np.concatenate([self.z, self.w, self.p])
-        return sp.coo_matrix((data, (np.tile(m, 3), columns)), shape=(len(m), len(v))).tocsr()
+        return np.concatenate([np.ones(len(m)), -by_w, -by_p]), np.tile(m, 3), np.concatenate([self.z, self.w, self.p])
+
+    def jacobian(self, v: FloatArray) -> sp.csr_matrix:
+        """Sparse, shape (m, n)."""
+        data, rows, columns = self._derivatives(v)
+        return sp.coo_matrix((data, (rows, columns)), shape=(len(self), len(v))).tocsr()
+
+    def pull(self, v: FloatArray, multiplier: FloatArray) -> FloatArray:
+        """Σ_r multiplier_r ∇f_r(v), shape (n,)."""
+        return _pulled(*self._derivatives(v), multiplier, len(v))
 
     def _second(self, weight: FloatArray, v: FloatArray) -> tuple[FloatArray, FloatArray]:
         """k and r with Σ weight · (−rate) = const + linear + ½ Σ k (r dw − snr dp)² + ..., shape (m,)."""

@@ -73,7 +73,7 @@ def _gradient(program: Program, v: FloatArray, multipliers: Multipliers) -> Floa
     """∇L, shape (n,)."""
     gradient = program.cost.astype(float).copy()
     for name in multipliers.__dataclass_fields__:
-        gradient += getattr(program, name).jacobian(v).T @ getattr(multipliers, name)
+        gradient += getattr(program, name).pull(v, getattr(multipliers, name))
     return gradient
 
 
