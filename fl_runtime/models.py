@@ -56,10 +56,10 @@ def _cnn(shape: tuple[int, ...], classes: int) -> nn.Module:
     Images of fewer than 16 pixels a side get a border of zeros inside the first convolution: 1x8x8 is taken as 1x16x16.
     """
     channels, *sides = _image_shape("cnn", shape)
-    padding = tuple(max(0, math.ceil((LENET_SIDE - side) / 2)) for side in sides)
-    height, width = (((side + 2 * pad - 4) // 2 - 4) // 2 for side, pad in zip(sides, padding, strict=True))
+    rows, columns = (max(0, math.ceil((LENET_SIDE - side) / 2)) for side in sides)
+    height, width = (((side + 2 * border - 4) // 2 - 4) // 2 for side, border in zip(sides, (rows, columns), strict=True))
     return nn.Sequential(
-        nn.Conv2d(channels, 6, 5, padding=padding),
+        nn.Conv2d(channels, 6, 5, padding=(rows, columns)),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Conv2d(6, 16, 5),

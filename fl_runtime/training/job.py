@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from schedopt.errors import InputError
 
-__all__ = ["LocalJob", "check_jobs"]
+__all__ = ["Check", "Data", "Kernel", "LocalJob", "check_jobs"]
+
+#: Features and labels of a job on the device that trains.
+Data = tuple[Tensor, Tensor]
+#: Called before every step; raises to call the work off.
+Check = Callable[[], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +52,14 @@ class LocalJob:
         return len(self.features)
 
 
-def check_jobs(jobs: list[LocalJob]) -> None:
+class Kernel(Protocol):
+    """How the local steps of a few jobs are computed."""
+
+    def train(self, start: Tensor, jobs: Sequence[LocalJob], data: Sequence[Data], out: Sequence[Tensor], check: Check) -> None:
+        """Train ``jobs`` from ``start`` (P,), the ones with most steps first; job k's update goes to ``out[k]`` (P,)."""
+
+
+def check_jobs(jobs: Sequence[LocalJob]) -> None:
     """Raise InputError unless all jobs hold samples of one shape."""
     for number, job in enumerate(jobs):
         if job.features.shape[1:] != jobs[0].features.shape[1:]:

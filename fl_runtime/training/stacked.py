@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -9,48 +10,74 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
-from fl_runtime.training.job import LocalJob
+from fl_runtime.training.batches import Batches
+from fl_runtime.training.job import Check, Data, LocalJob
 from fl_runtime.training.layout import Layout
 
-__all__ = ["StackedKernel"]
+__all__ = ["StackedKernel", "activation_floats"]
 
 
 class StackedKernel:
-    """Trains any model that ``torch.func.vmap`` can map over."""
+    """Trains any model that ``torch.func.vmap`` can map over; may be used by several threads at once."""
 
     def __init__(self, model: nn.Module, learning_rate: float, prox: float, device: torch.device) -> None:
-        self.learning_rate, self.prox, self.device = learning_rate, prox, device
+        self.learning_rate, self.pull, self.device = learning_rate, learning_rate * prox, device
+        self.model = copy.deepcopy(model).to(device)
         self.layout = Layout.of(model)
 
         def loss(parameters: dict[str, Tensor], features: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-            logits = functional_call(model, parameters, (features,))
-            return functional.cross_entropy(logits, labels, reduction="none") @ weights
+            logits = functional_call(self.model, parameters, (features,))
+            return functional.cross_entropy(logits, labels[0], reduction="none") @ weights[0]
 
         self._gradients = vmap(grad(loss))
 
-    def train(self, start: Tensor, jobs: Sequence[LocalJob], batches: Sequence[Tensor], data: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """Updates (n, P) of ``jobs``, which must come with the most steps first.
+    def footprint(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Numbers held per job, and per job and sample of a batch: parameters and gradients; activations and theirs; the batch itself."""
+        sample = shape_floats(shape)
+        return 3 * self.layout.total, sample + 3 * activation_floats(self.model, shape, self.device)
 
-        Jobs of fewer steps leave the stack as they finish; samples that pad a smaller batch have weight 0.
+    def train(self, start: Tensor, jobs: Sequence[LocalJob], data: Sequence[Data], out: Sequence[Tensor], check: Check) -> None:
+        """Train ``jobs`` from ``start`` (P,), the ones with most steps first; job k's update goes to ``out[k]`` (P,).
+
+        Jobs of fewer steps leave the stack as they finish; samples that pad a smaller batch have weight 0. ``data[k]``: the samples of
+        job k on the device. ``check`` is called before every step.
         """
-        active = [sum(job.steps > step for job in jobs) for step in range(jobs[0].steps)]
-        most = max(job.batch for job in jobs)
-        weights = torch.zeros(len(jobs), most, device=self.device)
-        labels = torch.zeros(len(jobs), most, dtype=torch.int64, device=self.device)
-        features = torch.zeros(len(jobs), most, *jobs[0].features.shape[1:], device=self.device)
-        for row, job in enumerate(jobs):
-            weights[row, : job.batch] = 1.0 / job.batch
-        anchors = self.layout.views(start)
-        stacks = [anchor.expand(len(jobs), *anchor.shape).clone() for anchor in anchors]
-        for step, count in enumerate(active):
-            for row in range(count):
-                chosen = batches[row][step]
-                torch.index_select(data[row][0], 0, chosen, out=features[row, : len(chosen)])
-                torch.index_select(data[row][1], 0, chosen, out=labels[row, : len(chosen)])
-            now = [stack[:count] for stack in stacks]
-            gradients = self._gradients(dict(zip(self.layout.names, now, strict=True)), features[:count], labels[:count], weights[:count])
-            for value, anchor, name in zip(now, anchors, self.layout.names, strict=True):
-                if self.prox:
-                    value.lerp_(anchor.expand_as(value), self.learning_rate * self.prox)
+        batches = Batches(jobs, data, self.device)
+        anchors = dict(zip(self.layout.names, self.layout.views(start), strict=True))
+        stacks = {name: anchor.expand(len(jobs), *anchor.shape).clone() for name, anchor in anchors.items()}
+        for step in range(jobs[0].steps):
+            check()
+            count = batches.load(step)
+            now = {name: stack[:count] for name, stack in stacks.items()}
+            gradients = self._gradients(now, batches.features[:count], batches.labels[:count], batches.weights[:count])
+            for name, value in now.items():
+                if self.pull:
+                    value.lerp_(anchors[name].expand_as(value), self.pull)
                 value.sub_(gradients[name], alpha=self.learning_rate)
-        return torch.cat([(stack - anchor).flatten(1) for stack, anchor in zip(stacks, anchors, strict=True)], dim=1)
+        updates = torch.cat([(stacks[name] - anchor).flatten(1) for name, anchor in anchors.items()], dim=1)
+        for row, update in enumerate(out):
+            update.copy_(updates[row])
+
+
+def shape_floats(shape: tuple[int, ...]) -> int:
+    """Numbers of one sample."""
+    return int(torch.Size(shape).numel())
+
+
+def activation_floats(model: nn.Module, shape: tuple[int, ...], device: torch.device) -> int:
+    """Numbers that the layers of ``model`` put out for one sample of ``shape``."""
+    total = 0
+
+    def count(module: nn.Module, inputs: object, output: object) -> None:
+        nonlocal total
+        if isinstance(output, Tensor):
+            total += output.numel()
+
+    handles = [module.register_forward_hook(count) for module in model.modules() if not list(module.children())]
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, *shape, device=device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return total
