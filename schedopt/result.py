@@ -74,6 +74,6 @@ class SolveResult:
         """Ended by Ctrl-C."""
         return self.status is SolveStatus.INTERRUPTED
 
-    def replace(self, **changes: object) -> SolveResult:
+    def replace(self, **changes: Any) -> SolveResult:
         """A copy with some fields exchanged."""
         return replace(self, **changes)

@@ -168,7 +168,7 @@ class RayEngine:
         self._ray = ray
         self._mine = not ray.is_initialized()
         if self._mine:
-            local = {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False} if address == "local" else {}
+            local: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False} if address == "local" else {}
             if not local:
                 _check_reachable(address)
             try:
