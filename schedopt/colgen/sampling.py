@@ -7,24 +7,16 @@ k-th, and energy costs k times as much. What is found are prices near those of a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from schedopt.colgen.loop import local_bound
-from schedopt.colgen.workers import PlanRequest
-from schedopt.cuts import cut_prices
 from schedopt.formulation.candidates import Prices
-from schedopt.formulation.tables import Plans
 from schedopt.objective import needed_tasks
 from schedopt.problem import FloatArray, IntArray, Problem
 from schedopt.sca.master import MasterPoint, horizon_weight
 
-__all__ = ["balance_devices", "prices_for_all", "sample_devices", "sampled_problem"]
-
-#: Rounds of balancing, the first step of what devices are paid for it, and the power by which the band's prices follow the demand.
-_ROUNDS, _SIGN_STEP, _BAND_POWER = 3, 0.7, 0.4
+__all__ = ["prices_for_all", "sample_devices", "sampled_problem"]
 
 
 def sample_devices(problem: Problem, count: int) -> IntArray:
@@ -77,50 +69,13 @@ def prices_for_all(problem: Problem, devices: IntArray, sampled: MasterPoint) ->
         sign = np.divide(mine, reach * a.dissimilarity[devices], out=np.zeros(mine.shape), where=reach * a.dissimilarity[devices] > 0)
         pull = reach * np.clip(sign, -1.0, 1.0).mean(axis=0) * a.dissimilarity
         pull[devices] = mine
+    # an energy is worth as much in the sample as in the whole here, and there each device's part of H is a copy of its own
     unit = copies if mode == "min_energy" else 1.0
-    prices = Prices(energy, p.bandwidth / copies, (sampled.task_value - pull) / unit, p.noise / unit)
+    prices = Prices(energy, unit * p.bandwidth / copies, unit * (sampled.task_value - pull), unit * p.noise)
     h_device = a.aggregation_weight * h
     # only the imbalance itself is known of the others: it is laid on the sampled ones
     h_device[devices] += (sampled.h_device - _shares(a.aggregation_weight[devices]) * h)
-    return replace(sampled, prices=prices, task_value=sampled.task_value / unit, h_device=h_device)
-
-
-def balance_devices(
-    problem: Problem, start: MasterPoint, ask: Callable[..., Sequence[Plans]], tick: Callable[[], None], *, rounds: int = _ROUNDS
-) -> MasterPoint:
-    """Prices nearer to the answer's where participation is judged over the horizon, without any master.
-
-    What each device is paid or charged for training a task beyond its share λH, 4ρcz σδ with |σ| ≤ 1, is its own matter once all other
-    prices are given: σ rises where its best plan trains more than that and falls where it trains less (a subgradient step). The band's
-    prices follow the demand. Other participation: ``start`` as it is.
-    """
-    a, factor = problem.arrays, horizon_weight(problem)
-    if factor == 0.0:
-        return start
-    share = a.aggregation_weight * start.h
-    best, best_bound = start, -np.inf
-    sign: FloatArray | None = None
-    for count in range(1, rounds + 1):
-        at = cut_prices(problem, start)
-        plans = ask(PlanRequest(at.prices))[0]
-        tick()
-        bound = local_bound(problem, start, at, plans)
-        if bound > best_bound:
-            best, best_bound = start, bound
-        c = plans.columns
-        h = np.bincount(c.device * a.num_tasks + c.task, weights=c.h, minlength=share.size).reshape(share.shape)
-        demand = np.bincount(c.end - 1, weights=c.bandwidth_hz, minlength=a.slots) / a.bandwidth_hz
-        z = (np.abs(start.h_device - share) * a.dissimilarity).sum(axis=0) / np.maximum(start.h, 1e-300)
-        reach = 2.0 * at.error * factor * z * a.dissimilarity
-        if sign is None:
-            sign = np.divide(at.multipliers.pull, reach, out=np.zeros(share.shape), where=reach > 0)
-        off = np.divide(h - share, np.maximum(h, share), out=np.zeros(share.shape), where=a.has_data)
-        sign = np.clip(sign + _SIGN_STEP / count**0.5 * off, -1.0, 1.0)
-        pull = sign * reach
-        worth = at.h + (pull * a.aggregation_weight).sum(axis=0) + at.error * factor * z**2
-        bandwidth = start.prices.bandwidth * np.clip(demand, 0.3, 3.0) ** (_BAND_POWER / count**0.5)
-        start = replace(start, task_value=worth, prices=replace(start.prices, value=worth - pull, bandwidth=bandwidth))
-    return best
+    return replace(sampled, prices=prices, task_value=unit * sampled.task_value, h_device=h_device)
 
 
 def _shares(weight: FloatArray) -> FloatArray:

@@ -23,7 +23,7 @@ from schedopt.problem import TERMS, FloatArray, Problem
 from schedopt.sca.conic import solve_conic
 from schedopt.sca.surrogates import RatioModel
 
-__all__ = ["MasterPoint", "MasterScale", "horizon_weight", "solve_master", "solve_columns_master", "solve_point_master"]
+__all__ = ["MasterPoint", "MasterScale", "cover_rows", "horizon_weight", "solve_master", "solve_columns_master", "solve_point_master"]
 
 #: What a unit of slack in a target or energy row costs, relative to the objective's scale.
 _SLACK_PRICE = 1e3
@@ -70,13 +70,28 @@ def horizon_weight(problem: Problem) -> float:
     return 2.0 * problem.arrays.term_scale[TERMS.index("part")]
 
 
+def cover_rows(columns: PlanColumns, slots: int) -> sp.csr_matrix:
+    """Columns that use each (device, slot) where some column of the device starts: a 0/1 matrix with a column per column.
+
+    The columns that use any other slot all use the one where the last of them starts: its row says as much or more.
+    """
+    span = columns.end - columns.start
+    owner = np.repeat(np.arange(len(span)), span)
+    slot = columns.start[owner] + np.arange(span.sum()) - np.repeat(np.cumsum(span) - span, span)
+    place = columns.device[owner] * slots + slot
+    kept = np.isin(place, columns.device * slots + columns.start)
+    owner, place = owner[kept], place[kept]
+    rows, inverse = np.unique(place, return_inverse=True)
+    return sp.csr_matrix((np.ones(len(owner)), (inverse, owner)), shape=(len(rows), len(columns)))
+
+
 class _Program:
     """Variables and rows of one master; built, solved once and thrown away (compiling costs less than parameters do)."""
 
     def __init__(self, problem: Problem, columns: PlanColumns, scale: MasterScale) -> None:
         self.problem, self.arrays, self.columns, self.scale = problem, problem.arrays, columns, scale
         self.device, self.task = columns.device, columns.task
-        self.start, self.end = columns.start, columns.end
+        self.end = columns.end
         self.x = cp.Variable(len(columns), nonneg=True)
         self.energy = columns.energy_j @ self.x
         self.h = cp.Variable(self.arrays.num_tasks)
@@ -89,23 +104,9 @@ class _Program:
     def _matrix(self, rows: np.ndarray, values: FloatArray, count: int) -> sp.csr_matrix:
         return sp.csr_matrix((values, (rows, np.arange(len(rows)))), shape=(count, len(self.columns)))
 
-    def _cover(self) -> sp.csr_matrix:
-        """Columns that use each (device, slot) where some column of the device starts.
-
-        The columns that use any other slot all use the one where the last of them starts: its row says as much or more.
-        """
-        span = self.end - self.start
-        owner = np.repeat(np.arange(len(span)), span)
-        slot = self.start[owner] + np.arange(span.sum()) - np.repeat(np.cumsum(span) - span, span)
-        place = self.device[owner] * self.arrays.slots + slot
-        kept = np.isin(place, self.device * self.arrays.slots + self.start)
-        owner, place = owner[kept], place[kept]
-        rows, inverse = np.unique(place, return_inverse=True)
-        return sp.csr_matrix((np.ones(len(owner)), (inverse, owner)), shape=(len(rows), len(self.columns)))
-
     def _device_rows(self) -> None:
         a, columns = self.arrays, self.columns
-        self.cover = self._cover() @ self.x <= 1.0
+        self.cover = cover_rows(columns, a.slots) @ self.x <= 1.0
         self.rows.append(self.cover)
         self.spectrum = self._matrix(self.end - 1, columns.bandwidth_hz / a.bandwidth_hz, a.slots) @ self.x <= 1.0
         self.rows.append(self.spectrum)

@@ -15,10 +15,11 @@ import numpy as np
 
 from schedopt.bounds.async_schedule import fixed_terms
 from schedopt.certify import Certifier
+from schedopt.colgen.balance import balance_devices, balanced_plans
 from schedopt.colgen.loop import PlanRelaxation, generate_plans
 from schedopt.colgen.ratio_bound import RatioBound, fees_of
-from schedopt.colgen.rounding import dive_plans, plan_schedule, replan
-from schedopt.colgen.sampling import balance_devices, prices_for_all, sample_devices, sampled_problem
+from schedopt.colgen.rounding import dive_plans, likely_plans, plan_schedule, replan
+from schedopt.colgen.sampling import prices_for_all, sample_devices, sampled_problem
 from schedopt.colgen.workers import PlanRequest, Workers, default_workers
 from schedopt.cuts import ROUNDING, most_energy
 from schedopt.errors import InfeasibleError
@@ -29,7 +30,7 @@ from schedopt.problem import Problem
 from schedopt.repair import repair
 from schedopt.result import SolveResult, SolveStatus
 from schedopt.sca.conic import check_backend
-from schedopt.sca.master import MasterPoint
+from schedopt.sca.master import MasterPoint, horizon_weight
 from schedopt.sca.pool import ColumnPool
 from schedopt.schedule import Schedule
 from schedopt.solvers.assignment_sca import AssignmentSwitches, SearchRun
@@ -50,6 +51,8 @@ _LISTED = 20_000
 _SAMPLED_ABOVE, _SAMPLE = 150, 60
 #: Masters of the dive with so many devices: few of them mix plans then, and each matters little.
 _FEW_ROUNDS = 2
+#: Relative gap of prices and mixed plans found without masters up to which no master is solved.
+_BALANCED = 0.02
 #: Relative accuracy of the sample's prices, and of the bound's parts.
 _SAMPLE_TOLERANCE, _BOUND_TOLERANCE = 1e-2, 5e-4
 #: How many times the relaxation's prices missing a limit of the mode costs.
@@ -145,7 +148,7 @@ class _GenerationRun(SearchRun):
             self._offer(repair(self.problem, self.settings.warm_start))
             self.held.offer(self.settings.warm_start)
         try:
-            relaxed = self._generate(self.problem, self.pricing, self.generation.tolerance, self._first_prices())
+            relaxed, planned = self._relaxed_plans()
         except InfeasibleError:
             if self.problem.objective.mode == "min_energy":
                 raise
@@ -154,20 +157,34 @@ class _GenerationRun(SearchRun):
             return
         self.residual = max(relaxed.gap, 0.0)
         self._use_prices(relaxed.best, _PENALTY)
-        columns, weights = dive_plans(
-            self.problem,
-            relaxed.best,
-            backend=self.settings.backend,
-            rounds=min(self.generation.dive_rounds, _FEW_ROUNDS if self.problem.arrays.num_devices > _SAMPLED_ABOVE else 100),
-            tick=lambda: self._tick("dive"),
-        )
-        self._offer(repair(self.problem, plan_schedule(self.problem, columns, weights)))
+        self._offer(repair(self.problem, planned))
         self._tick("round")
         if self.best is None:
             self._fall_back()
         self._replan()
         self._bound(relaxed)
         self._search_on(relaxed.best)
+
+    def _relaxed_plans(self) -> tuple[PlanRelaxation, Schedule]:
+        """The relaxation, and one plan per device made of it, resources not yet set."""
+        start = self._first_prices()
+        if start is not None and horizon_weight(self.problem) > 0.0:
+            balanced = balance_devices(self.problem, start, self._ask, self._tick_balance)
+            limited = self.problem.objective.mode == "min_energy" or self.problem.objective.total_energy_j is not None
+            if balanced.gap <= _BALANCED and not limited:
+                return balanced, plan_schedule(self.problem, balanced_plans(self.problem, balanced))
+            start = balanced.best
+        relaxed = self._generate(self.problem, self.pricing, self.generation.tolerance, start)
+        rounds = self.generation.dive_rounds if start is None else min(self.generation.dive_rounds, _FEW_ROUNDS)
+        backend, tick = self.settings.backend, lambda: self._tick("dive")
+        return relaxed, plan_schedule(self.problem, *dive_plans(self.problem, relaxed.best, backend=backend, rounds=rounds, tick=tick))
+
+    def _tick_balance(self, mixed: MasterPoint | None) -> None:
+        """Hold a schedule as soon as a mixture of plans is worth one."""
+        if mixed is not None and self.best is None:
+            self._use_prices(mixed, _PENALTY)
+            self._offer(repair(self.problem, plan_schedule(self.problem, *likely_plans(self.problem, mixed))))
+        self._tick("balance")
 
     def _ask(self, *requests: PlanRequest) -> Sequence[Plans]:
         return self.pricing.plans(*requests)
@@ -203,11 +220,11 @@ class _GenerationRun(SearchRun):
                 relaxed = self._generate(sample, pricing, _SAMPLE_TOLERANCE, None)
         except InfeasibleError:
             return None
-        start = prices_for_all(self.problem, devices, relaxed.best)
-        return balance_devices(self.problem, start, self._ask, lambda: self._tick("balance"))
+        return prices_for_all(self.problem, devices, relaxed.best)
 
     def _replan(self) -> None:
-        if self.best is None:
+        # participation over a horizon has a kink where a device trains its share: marginal prices say nothing there
+        if self.best is None or horizon_weight(self.problem) > 0.0 and self.problem.arrays.num_devices > _SAMPLED_ABOVE:
             return
         rounds = self.generation.replan_rounds
         replan(
