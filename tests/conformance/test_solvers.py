@@ -32,9 +32,9 @@ MODES = ("weighted", "min_energy", "min_bound")
 #: takes: it ends a solver that has lost its way, whose status then is not the one expected.
 SETTINGS = SolverSettings(max_iterations=12, time_limit_s=120.0)
 #: What the default solver does after its proof repeats what it did before, longer and from other starts.
-SHORT = {"sca": {"kicks": "1", "long_rounds": "2", "restarts": "0"}}
+SHORT = {"sca": {"kicks": "1", "long_rounds": "1", "restarts": "0"}}
 SHORT |= dict.fromkeys(("native_sca", "native_sca_log"), {"relaxed_iterations": "6", "binary_iterations": "3", "samples": "1"})
-SHORT |= {"exact_milp": {"kicks": "0", "polish_rounds": "2", "rounds": "1", "columns": "300", "gap": "0.01", "subsets": "1"}}
+SHORT |= {"exact_milp": {"kicks": "0", "polish_rounds": "1", "rounds": "1", "columns": "200", "gap": "0.01", "subsets": "1"}}
 SHORT |= {"column_generation": {"tolerance": "0.01", "dive_rounds": "2", "replan_rounds": "2", "polish_rounds": "1", "kicks": "1"}}
 
 
