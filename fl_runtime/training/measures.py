@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional
 
 from fl_runtime.training.job import Check
@@ -20,6 +20,7 @@ from schedopt.errors import InputError, SolverError
 __all__ = ["Measures"]
 
 _T = TypeVar("_T")
+_OfPiece = Callable[[nn.Module, Tensor, Tensor], _T]
 
 #: Numbers of a piece's activations on a CPU and on a GPU, and samples of a piece at most.
 MOST = {"cpu": 4_000_000, "cuda": 250_000_000}
@@ -36,42 +37,45 @@ class Measures:
 
     def evaluate(self, parameters: Tensor, features: Tensor, labels: Tensor) -> tuple[float, float]:
         """Mean cross-entropy and accuracy."""
-        named = self._named(parameters)
 
-        def of_piece(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        def of_piece(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             with torch.no_grad():
-                logits = functional_call(self.model, named, (x,))
+                logits = model(x)
                 return functional.cross_entropy(logits, y, reduction="sum").double(), (logits.argmax(1) == y).sum()
 
-        pieces = self._pieces(of_piece, features, labels)
+        pieces = self._pieces(of_piece, parameters, features, labels)
         loss = float(sum(loss for loss, _ in pieces)) / len(labels)
         return loss, int(sum(right for _, right in pieces)) / len(labels)
 
     def gradient(self, parameters: Tensor, features: Tensor, labels: Tensor) -> Tensor:
         """Gradient (P,) of the mean cross-entropy."""
-        named = {name: value.requires_grad_() for name, value in self._named(parameters).items()}
 
-        def of_piece(x: Tensor, y: Tensor) -> Tensor:
+        def of_piece(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             with torch.enable_grad():
-                loss = functional.cross_entropy(functional_call(self.model, named, (x,)), y, reduction="sum")
-                return torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, list(named.values()))])
+                loss = functional.cross_entropy(model(x), y, reduction="sum")
+                return torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, list(model.parameters()))])
 
         total = torch.zeros(self.layout.total, dtype=torch.float64, device=self.device)
-        for part in self._pieces(of_piece, features, labels):
+        for part in self._pieces(of_piece, parameters, features, labels):
             total += part
         return (total / len(labels)).float()
 
-    def _named(self, parameters: Tensor) -> dict[str, Tensor]:
-        flat = parameters.detach().to(self.device, torch.float32)
-        return {name: view.clone() for name, view in zip(self.layout.names, self.layout.views(flat), strict=True)}
+    def _set(self, model: nn.Module, flat: Tensor) -> nn.Module:
+        for parameter, view in zip(model.parameters(), self.layout.views(flat), strict=True):
+            parameter.data = view
+            parameter.requires_grad_(True)
+        return model
 
-    def _pieces(self, of_piece: Callable[[Tensor, Tensor], _T], features: Tensor, labels: Tensor) -> list[_T]:
+    def _pieces(self, of_piece: _OfPiece[_T], parameters: Tensor, features: Tensor, labels: Tensor) -> list[_T]:
         if len(labels) != len(features) or not len(labels):
             raise InputError(f"{len(features)} samples with {len(labels)} labels; must be as many, at least one")
         size = self._size(tuple(features.shape[1:]))
+        flat = parameters.detach().to(self.device, torch.float32)
+        # a module cannot be called with other parameters by two threads at once: each has a copy, with parameters that look at `flat`
+        models = [self._set(copy.deepcopy(self.model), flat) for _ in range(self.team.workers)]
         while True:
             try:
-                return self._run(of_piece, features, labels, size)
+                return self._run(of_piece, models, features, labels, size)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -80,14 +84,14 @@ class Measures:
             size = (size + 1) // 2
             self._piece[tuple(features.shape[1:])] = size
 
-    def _run(self, of_piece: Callable[[Tensor, Tensor], _T], features: Tensor, labels: Tensor, size: int) -> list[_T]:
+    def _run(self, of_piece: _OfPiece[_T], models: Sequence[nn.Module], features: Tensor, labels: Tensor, size: int) -> list[_T]:
         found: dict[int, _T] = {}
 
         def task(first: int) -> Task:
             def run(worker: int, check: Check) -> None:
                 check()
                 chosen = slice(first, first + size)
-                found[first] = of_piece(features[chosen].to(self.device), labels[chosen].to(self.device))
+                found[first] = of_piece(models[worker], features[chosen].to(self.device), labels[chosen].to(self.device))
 
             return run
 

@@ -18,7 +18,7 @@ __all__ = ["StackedKernel", "activation_floats"]
 
 
 class StackedKernel:
-    """Trains any model that ``torch.func.vmap`` can map over; may be used by several threads at once."""
+    """Trains any model that ``torch.func.vmap`` can map over; not for use by two threads at once."""
 
     def __init__(self, model: nn.Module, learning_rate: float, prox: float, device: torch.device) -> None:
         self.learning_rate, self.pull, self.device = learning_rate, learning_rate * prox, device
