@@ -44,10 +44,12 @@ __all__ = [
     "load_problem",
     "load_schedule",
     "problem_text",
+    "read_bytes",
     "save_iterate",
     "save_problem",
     "save_schedule",
     "schedule_text",
+    "write_bytes",
     "write_text",
 ]
 
@@ -149,7 +151,7 @@ def _read_object(path: PathLike) -> dict[str, Any]:
     return parse_object(text)
 
 
-def _read_bytes(path: PathLike) -> bytes:
+def _read_bytes(path: PathLike, most: int = MAX_FILE_BYTES) -> bytes:
     """The bytes of a regular file of sensible size; whatever else ``path`` is (a pipe, a device) is not even opened."""
     _require_regular(os.stat(path))
     # opened without waiting and looked at again: what is at ``path`` may have changed in between
@@ -157,9 +159,9 @@ def _read_bytes(path: PathLike) -> bytes:
     with open(descriptor, "rb") as file:
         info = os.fstat(descriptor)
         _require_regular(info)
-        _require_size(info.st_size)
-        data = file.read(MAX_FILE_BYTES + 1)  # the stated size of some regular files (/proc) is wrong
-    _require_size(len(data))
+        _require_size(info.st_size, most)
+        data = file.read(most + 1)  # the stated size of some regular files (/proc) is wrong
+    _require_size(len(data), most)
     return data
 
 
@@ -170,10 +172,10 @@ def _require_regular(info: os.stat_result) -> None:
         raise InputError("not a regular file (a pipe, a device or a socket); must be a file")
 
 
-def _require_size(size: int) -> None:
-    if size > MAX_FILE_BYTES:
+def _require_size(size: int, most: int) -> None:
+    if size > most:
         stated = f"{size:,} bytes ({size / 2**20:.1f} MiB)"
-        raise InputError(f"{stated}; must be at most {MAX_FILE_BYTES // 2**20} MiB (larger schedules can be gzipped)")
+        raise InputError(f"{stated}; must be at most {most // 2**20} MiB (larger schedules can be gzipped)")
 
 
 def _expand(data: bytes | bytearray) -> bytearray:
@@ -227,12 +229,23 @@ def write_text(path: PathLike, text: str) -> None:
         _replace(_target(path), _compress(data) if os.fspath(path).endswith(".gz") else data)
 
 
+def write_bytes(path: PathLike, data: bytes) -> None:
+    """Write ``data`` as it is; whole or not at all, errors as :func:`write_text`."""
+    with _naming(path):
+        _replace(_target(path), data)
+
+
+def read_bytes(path: PathLike, *, most: int = MAX_FILE_BYTES) -> bytes:
+    """What is in a regular file of at most ``most`` bytes. Raises :class:`~schedopt.errors.InputError`."""
+    with _naming(path):
+        return _read_bytes(path, most)
+
+
 def save_iterate(path: PathLike, iterate: NativeIterate) -> None:
     """Write what a run of the native route leaves behind (``.npz``), whole or not at all. Raises :class:`~schedopt.errors.InputError`."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **iterate.arrays())
-    with _naming(path):
-        _replace(_target(path), buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
 
 
 #: What NumPy and zipfile raise at files that are not what they seem.

@@ -1,0 +1,49 @@
+"""Checkpoints: written whole or not at all, loaded without running anything that is in them."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from schedopt.errors import InputError
+from schedopt.io import read_bytes, write_bytes
+
+__all__ = ["load_checkpoint", "save_checkpoint"]
+
+_SCHEMA = "schedopt.checkpoint/1"
+
+
+def save_checkpoint(path: str | os.PathLike[str], identity: str, state: Mapping[str, Any]) -> None:
+    """Write ``state`` (tensors, numbers, texts, lists, dicts) for the run that ``identity`` tells from all others.
+
+    Raises :class:`~schedopt.errors.InputError` if the file cannot be written; what was there is then still there.
+    """
+    buffer = io.BytesIO()
+    torch.save({"schema": _SCHEMA, "identity": identity, "state": dict(state)}, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def load_checkpoint(path: str | os.PathLike[str], identity: str) -> dict[str, Any]:
+    """What :func:`save_checkpoint` wrote.
+
+    Raises :class:`~schedopt.errors.InputError` for a file that cannot be read, is none of ours, or is of a run other than ``identity``.
+    """
+    data = read_bytes(path)
+    try:
+        found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, ValueError, KeyError, AttributeError, TypeError):
+        raise InputError(f"{os.fspath(path)}: not a checkpoint of schedopt, or damaged; remove it to start anew") from None
+    if not isinstance(found, dict) or found.get("schema") != _SCHEMA:
+        raise InputError(f"{os.fspath(path)}: not a checkpoint of schedopt ({_SCHEMA})")
+    if found.get("identity") != identity:
+        raise InputError(
+            f"{os.fspath(path)}: is of another run (schedule, seed, data, models and options must be the same); remove it to start anew"
+        )
+    state: dict[str, Any] = found["state"]
+    return state

@@ -1,0 +1,265 @@
+"""A simulation from start to end: data, models and trainers for a problem, the event loop, checkpoints, the report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fl_runtime.checkpoint import load_checkpoint, save_checkpoint
+from fl_runtime.datasets import Dataset, load_dataset
+from fl_runtime.device_data import TaskData, make_task_data
+from fl_runtime.drift import DriftSpec
+from fl_runtime.engine import Engine
+from fl_runtime.models import build_model, initial_parameters, num_parameters
+from fl_runtime.partition import PartitionSpec
+from fl_runtime.report import SimulationReport, make_report
+from fl_runtime.task_run import DATA_STREAM, MODEL_STREAM, TaskRun, seed_of
+from fl_runtime.timeline import Timeline
+from fl_runtime.training import LocalTrainer
+from schedopt.constraints import ValidationReport, validate_schedule
+from schedopt.errors import InfeasibleError, InputError
+from schedopt.problem import Problem
+from schedopt.schedule import Schedule
+
+if TYPE_CHECKING:
+    from fl_runtime.datasets.fetch import Progress
+
+__all__ = ["BITS_PER_PARAMETER", "SimulateSettings", "Simulation"]
+
+#: Parameters travel as float32.
+BITS_PER_PARAMETER = 32
+
+
+@dataclass(frozen=True)
+class SimulateSettings:
+    """How to simulate; what a problem and a schedule do not say."""
+
+    #: labels over devices: iid, dirichlet:ALPHA, shards:K, size[:SIGMA]
+    partition: str = "dirichlet:0.3"
+    #: change over time: KIND:RATE[@DEVICE],... with kinds labels, arrivals, rotation; empty = none
+    drift: str = ""
+    #: where to train: "cpu" or "cuda"; and how (see LocalTrainer)
+    device: str = "cpu"
+    path: str = "auto"
+    workers: int | None = None
+    #: measure ‖∇F_g‖² on all devices' data, and measure at instants that are multiples of this
+    gradient: bool = True
+    measure_every: int = 1
+    #: data set and model by task, in place of the problem's
+    datasets: Mapping[str, str] = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict)
+    #: where data are (see load_dataset)
+    data_dir: str | None = None
+    accept_incomplete: bool = False
+    download: bool = True
+
+    def __post_init__(self) -> None:
+        if self.measure_every < 1:
+            raise InputError(f"measure_every = {self.measure_every}; must be at least 1")
+
+
+class Simulation:
+    """Real training by a schedule. A context manager, which ends the trainers' threads and processes.
+
+    Parameters
+    ----------
+    problem, schedule : what to execute; physically infeasible schedules are refused
+    settings, seed : the rest of what decides the outcome
+    progress : called while data are downloaded
+
+    Raises :class:`~schedopt.errors.InfeasibleError` naming the violated constraint, :class:`~schedopt.errors.InputError` for tasks without
+    data set or model and the like, :class:`~fl_runtime.errors.DataError` for data that cannot be had.
+    """
+
+    def __init__(
+        self, problem: Problem, schedule: Schedule, settings: SimulateSettings, *, seed: int = 0, progress: Progress | None = None
+    ) -> None:
+        self.problem, self.schedule, self.settings, self.seed = problem, schedule, settings, seed
+        self.warnings: list[str] = []
+        report = validate_schedule(problem, schedule)
+        self.evaluation = report.evaluation
+        _refuse_infeasible(report)
+        names = _chosen(problem, "dataset", settings.datasets), _chosen(problem, "model", settings.models)
+        datasets = self._load(names[0], progress)
+        self.data = [self._task_data(j, datasets[name]) for j, name in enumerate(names[0])]
+        self.models: list[dict[str, Any]] = []
+        self.trainers: list[LocalTrainer] = []
+        try:
+            runs = [self._run_of(j, name) for j, name in enumerate(names[1])]
+        except BaseException:
+            self.close()
+            raise
+        timeline = Timeline(problem, schedule)
+        self.engine = Engine(timeline, runs, gradient=settings.gradient, measure_every=settings.measure_every)
+        self._before_s, self._begun = 0.0, time.monotonic()
+
+    def __enter__(self) -> Simulation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End threads and processes."""
+        for trainer in self.trainers:
+            trainer.close()
+
+    @property
+    def identity(self) -> str:
+        """Tells this run from all whose outcome may differ: schedule, seed, data, models, settings, versions of what computes."""
+        chosen = {name: value for name, value in vars(self.settings).items() if name not in ("data_dir", "download")}
+        chosen |= {"datasets": [data.dataset.digest for data in self.data], "models": [model["name"] for model in self.models]}
+        parts = [self.problem.digest, self.schedule.digest, self.seed, chosen, _versions()]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def resume(self, checkpoint: str | Path) -> bool:
+        """Go on from ``checkpoint``; False if there is no such file. Raises InputError for one that is not of this run."""
+        if not Path(checkpoint).exists():
+            return False
+        state = load_checkpoint(checkpoint, self.identity)
+        self._before_s = float(state["wall_s"])
+        self.engine.restore(state["engine"])
+        return True
+
+    def run(
+        self, *, checkpoint: str | Path | None = None, every_s: float = 10.0, on_instant: Callable[[int], None] = lambda instant: None
+    ) -> SimulationReport:
+        """Run to the end and report; ``checkpoint`` is written when ``every_s`` seconds have passed since the last."""
+        self._begun = last = time.monotonic()
+
+        def after(instant: int) -> None:
+            nonlocal last
+            if checkpoint is not None and time.monotonic() - last >= every_s:
+                self.save(checkpoint)
+                last = time.monotonic()
+            on_instant(instant)
+
+        self.engine.run(after)
+        return self.report()
+
+    def save(self, checkpoint: str | Path) -> None:
+        """Write a checkpoint: of the last whole instant, if the run was stopped in the middle of one."""
+        save_checkpoint(checkpoint, self.identity, {"engine": self.engine.state(), "wall_s": self._wall_s()})
+
+    def report(self) -> SimulationReport:
+        """What happened so far."""
+        s = self.settings
+        settings = {"partition": s.partition, "drift": s.drift, "gradient": s.gradient, "measure_every": s.measure_every}
+        return make_report(
+            self.engine,
+            self.evaluation,
+            self.data,
+            self.models,
+            seed=self.seed,
+            device=s.device,
+            versions=_versions(),
+            settings=settings,
+            warnings=list(self.warnings),
+            wall_s=self._wall_s(),
+        )
+
+    def _wall_s(self) -> float:
+        return self._before_s + time.monotonic() - self._begun
+
+    def _load(self, names: list[str], progress: Progress | None) -> dict[str, Dataset]:
+        s = self.settings
+        return {
+            name: load_dataset(
+                name, data_dir=s.data_dir, accept_incomplete=s.accept_incomplete, download=s.download, progress=progress
+            )
+            for name in dict.fromkeys(names)
+        }
+
+    def _task_data(self, j: int, dataset: Dataset) -> TaskData:
+        task, sizes = self.problem.tasks[j], self.problem.arrays.samples[:, j]
+        devices = {device.name: i for i, device in enumerate(self.problem.devices)}
+        try:
+            partition = PartitionSpec.parse(self.settings.partition)
+            drift = DriftSpec.parse(self.settings.drift, devices)
+            data = make_task_data(
+                dataset, [int(n) for n in sizes], partition, drift, slots=self.problem.arrays.slots, seed=seed_of(self.seed, DATA_STREAM, j)
+            )
+        except InputError as error:
+            raise InputError(f"task {task.name!r}, data set {dataset.name!r}: {error}") from error
+        if data.reused:
+            held = int(sizes.sum())
+            self.warnings.append(
+                f"task {task.name!r}: devices hold {held:,} samples in all, data set {dataset.name!r} has {len(dataset.train_labels):,};"
+                " devices share samples"
+            )
+        mine = self.schedule.task == j
+        for i, batch in zip(self.schedule.device[mine], self.schedule.batch[mine], strict=True):
+            if batch > data.sizes[i]:
+                name = self.problem.devices[i].name
+                few = f"device {name!r} has {data.sizes[i]} samples of {task.name!r}"
+                raise InputError(f"partition {partition}: {few}; must be at least the batch of {int(batch)}")
+        return data
+
+    def _run_of(self, j: int, name: str) -> TaskRun:
+        task, dataset = self.problem.tasks[j], self.data[j].dataset
+        try:
+            model = build_model(name, dataset.shape, dataset.num_classes)
+        except InputError as error:
+            raise InputError(f"task {task.name!r}, data set {dataset.name!r}: {error}") from error
+        bits = BITS_PER_PARAMETER * num_parameters(model)
+        if abs(bits - task.model_bits) > 0.01 * bits:
+            self.warnings.append(
+                f"task {task.name!r}: model_bits = {task.model_bits:g}, but model {name!r} has {num_parameters(model):,} parameters,"
+                f" {bits:,} bits; times and energies are those of model_bits"
+            )
+        trainer = LocalTrainer(
+            model,
+            learning_rate=task.learning_rate,
+            prox=task.prox,
+            device=self.settings.device,
+            path=self.settings.path,
+            workers=self.settings.workers,
+        )
+        self.trainers.append(trainer)
+        self.models.append({"name": name, "parameters": num_parameters(model), "bits": bits})
+        first = initial_parameters(model, seed_of(self.seed, MODEL_STREAM, j))
+        return TaskRun(self.problem, self.schedule, j, self.data[j], trainer, self.seed, first)
+
+
+def _refuse_infeasible(report: ValidationReport) -> None:
+    """Constraints 1 to 6 must hold; the others concern the bound and the mode, not what can be executed."""
+    for check in report.checks:
+        if not check.ok and check.name[0].isdigit():
+            worst = max(check.violations, key=lambda violation: violation.amount)
+            raise InfeasibleError(
+                f"the schedule cannot be executed: {check.name} at {worst.where} = {worst.value:g} {worst.unit}; must be at most"
+                f" {worst.limit:g} ({check.statement}); 'schedopt validate' tells all"
+            )
+
+
+def _chosen(problem: Problem, kind: str, overrides: Mapping[str, str]) -> list[str]:
+    """Data set or model of every task: the one given by hand, else the problem's."""
+    for name in overrides:
+        if name and name not in problem.task_index:
+            raise InputError(f"--{kind} {name}=...: no such task; must be one of {', '.join(problem.task_index)}")
+    found = []
+    for j, task in enumerate(problem.tasks):
+        name = overrides.get(task.name, overrides.get("", getattr(task, kind)))
+        if name is None:
+            raise InputError(f"tasks[{j}].{kind} = null; must name one to simulate (in the problem file, or --{kind} {task.name}=NAME)")
+        found.append(name)
+    return found
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    for package in ("schedopt", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
