@@ -234,10 +234,16 @@ class SearchRun:
 
     def _search_feasible(self, candidates: Candidates, point: MasterPoint) -> None:
         """No schedule meets the limits of the mode yet: search where missing them costs more and more."""
+        # what polishing at all factors leaves as it is, it leaves so again
+        settled: State | None = None
         for factor in _PENALTY_FACTORS:
             self._use_prices(point, factor)
             self._kicks(candidates, stop=lambda: self.held.schedule is not None)
+            if self.best is settled:
+                continue
+            before = self.best
             self._polish(candidates, point, self.switches.long_rounds, joint=True)
+            settled = before if self.best is before else None
             if self.held.schedule is not None:
                 return
 
