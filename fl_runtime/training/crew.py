@@ -1,196 +1,293 @@
-"""Worker processes: started once, data sent once, chunks handed out as they become free."""
+"""Worker processes: started once for all trainers, data sent once, chunks handed out as workers become free."""
 
 from __future__ import annotations
 
 import os
 import pickle
+import socket
+import subprocess
+import sys
+import threading
 import weakref
-from collections import OrderedDict
 from collections.abc import Sequence
-from multiprocessing import get_context
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import send_handle
 
 import torch
 from torch import Tensor
 
 from fl_runtime.training.job import LocalJob
 from fl_runtime.training.kernels import Recipe
-from fl_runtime.training.shared import Block
-from fl_runtime.training.worker import Board, Order, Piece, serve
+from fl_runtime.training.store import Store
+from fl_runtime.training.worker import Forget, NewBlock, NewRecipe, Order, Piece
 from schedopt.errors import InputError, SolverError
 
-__all__ = ["ProcessCrew"]
+__all__ = ["CrewLease", "lease_crew"]
 
-#: Bytes of data kept in shared memory for jobs to come, unless the caller says otherwise.
-KEPT_BYTES = 2**31
 #: Seconds a worker has to end by itself.
 GRACE_S = 2.0
+#: A worker is a fresh interpreter that never runs the program's own script.
+PROGRAM = "import sys; sys.path[:] = {path!r}; from fl_runtime.training.worker import serve; serve({descriptor}, {parent})"
+
+
+@dataclass
+class _Worker:
+    """A worker process as seen from here: what it has been sent, and what it is to forget."""
+
+    process: subprocess.Popen[bytes]
+    connection: Connection
+    ready: bool = False
+    blocks: set[int] = field(default_factory=set)
+    recipes: set[int] = field(default_factory=set)
+
+    @classmethod
+    def start(cls) -> _Worker:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            program = PROGRAM.format(path=sys.path, descriptor=theirs.fileno(), parent=os.getpid())
+            process = subprocess.Popen(
+                [sys.executable, "-c", program],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C on a terminal would reach it before it can ignore that
+            )
+        return cls(process, Connection(ours.detach()))
+
+    def send(self, message: object) -> None:
+        try:
+            self.connection.send(message)
+        except OSError as error:
+            raise self.ended() from error
+
+    def receive(self) -> object:
+        try:
+            return self.connection.recv()
+        except (EOFError, OSError) as error:
+            raise self.ended() from error
+
+    def ended(self) -> SolverError:
+        try:
+            code = f"exit code {self.process.wait(GRACE_S)}"
+        except subprocess.TimeoutExpired:
+            code = "still there, but not listening"
+        return SolverError(f"a worker process ended ({code}), for want of memory as a rule; use fewer workers or another path")
+
+    def stop(self) -> None:
+        self.connection.close()
+        self.process.kill()  # it holds nothing that would need to be put in order
+        self.process.wait()
 
 
 class _Held:
-    """What must go when the crew goes, however that happens."""
+    """What must go when a crew goes, however that happens."""
 
     def __init__(self) -> None:
-        self.processes: list[BaseProcess] = []
-        self.connections: list[Connection] = []
-        self.blocks: dict[str, Block] = {}
+        self.workers: list[_Worker] = []
+        self.owner = os.getpid()
 
     def release(self) -> None:
-        for connection in self.connections:
-            connection.close()
-        for process in self.processes:
-            process.terminate()
-        for process in self.processes:
-            process.join(GRACE_S)
-            if process.exitcode is None:
-                process.kill()
-                process.join()
-            process.close()
-        for block in self.blocks.values():
-            block.close()
-        self.processes, self.connections, self.blocks = [], [], {}
+        if os.getpid() == self.owner:  # a forked copy of this process must leave them alone
+            for worker in self.workers:
+                worker.stop()
+        self.workers = []
 
 
 class ProcessCrew:
-    """``workers`` processes with one torch thread each, for one recipe.
+    """``workers`` processes with one torch thread each; may be used by several threads, one after the other."""
 
-    Samples are copied into shared memory when a job first brings them and stay there, the least recently used leaving first beyond
-    ``kept_bytes``; jobs with the same tensor objects share them.
-    """
-
-    def __init__(self, recipe: Recipe, workers: int, kept_bytes: int | None = None) -> None:
-        self.recipe, self.workers = recipe, workers
-        self.kept_bytes = KEPT_BYTES if kept_bytes is None else kept_bytes
+    def __init__(self, workers: int) -> None:
+        if not hasattr(socket, "socketpair") or sys.platform == "win32":
+            raise InputError("path = 'processes'; must be another one on this system")
+        self.workers = workers
+        self.store = Store(self._forget_block)
         self._held = _Held()
-        # also at the end of the interpreter
-        self._finalizer = weakref.finalize(self, self._held.release)
-        self._samples: OrderedDict[tuple[int, int], tuple[Tensor, Tensor, Block]] = OrderedDict()
-        self._board: Block | None = None
-        self._forget: list[list[str]] = []
+        self._finalizer = weakref.finalize(self, self._held.release)  # also at the end of the interpreter
+        self._lock = threading.Lock()
+        self._board: int | None = None
 
-    def train(self, start: Tensor, jobs: Sequence[LocalJob], chunks: Sequence[tuple[int, ...]]) -> tuple[Tensor, int]:
+    @property
+    def pids(self) -> list[int]:
+        """Numbers of the processes."""
+        return [worker.process.pid for worker in self._held.workers]
+
+    def start(self) -> None:
+        """Start the processes, if they are not there, without waiting for them."""
+        if not self._held.workers:
+            for _ in range(self.workers):
+                self._held.workers.append(_Worker.start())
+
+    def is_ready(self) -> bool:
+        """Whether all processes have started."""
+        for worker in self._held.workers:
+            if not worker.ready and worker.connection.poll():
+                worker.receive()
+                worker.ready = True
+        return bool(self._held.workers) and all(worker.ready for worker in self._held.workers)
+
+    def train(
+        self, number: int, recipe: bytes, start: Tensor, jobs: Sequence[LocalJob], chunks: Sequence[tuple[int, ...]]
+    ) -> tuple[Tensor, int]:
         """Updates (n, P), and the fewest jobs that were trained at a time though more were asked for (0 if none were).
 
         Raises SolverError if a worker ends; the crew is then closed and the next call starts another.
         """
-        if not self._held.processes:
-            self._start()
-        size = len(start)
-        block = self._take_board(4 * size * (1 + len(jobs)))
-        board = Board(block.name, size, len(jobs))
-        block.tensor(torch.float32, 0, (size,)).copy_(start)
-        pieces = self._pieces(jobs)
-        try:
-            fewest = self._hand_out(board, [[pieces[k] for k in chunk] for chunk in chunks])
-        except BaseException:
-            self.close()  # workers may be in the middle of something that nobody waits for
-            raise
-        return block.tensor(torch.float32, 4 * size, (len(jobs), size)).clone(), fewest
+        with self._lock:
+            self.start()
+            try:
+                for worker in self._held.workers:
+                    if not worker.ready:
+                        worker.receive()
+                        worker.ready = True
+                return self._train(number, recipe, start, jobs, chunks)
+            except BaseException:
+                self.close()  # workers may be in the middle of something that nobody waits for
+                raise
+
+    def forget(self, recipe: int) -> None:
+        """Let the workers drop a recipe."""
+        for worker in self._held.workers:
+            if recipe in worker.recipes:
+                worker.recipes.discard(recipe)
+                try:
+                    worker.connection.send(Forget(recipes=(recipe,)))
+                except OSError:
+                    pass  # it has ended, which whoever needs it next is told
 
     def close(self) -> None:
         """End the processes and let their memory go."""
-        self._samples.clear()
-        self._board = None
         self._held.release()
+        self.store.close()
+        self._board = None
 
-    def _start(self) -> None:
-        try:
-            recipe = pickle.dumps(self.recipe)
-        except Exception as error:
-            raise InputError(f"path = 'processes': the model cannot be sent to another process ({error}); use another path") from error
-        context = get_context("spawn")
-        for _ in range(self.workers):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs, recipe, os.getpid()), daemon=True)
-            self._held.processes.append(process)
-            self._held.connections.append(ours)
-            process.start()
-            theirs.close()
-        self._forget = [[] for _ in range(self.workers)]
+    def _train(
+        self, number: int, recipe: bytes, start: Tensor, jobs: Sequence[LocalJob], chunks: Sequence[tuple[int, ...]]
+    ) -> tuple[Tensor, int]:
+        size = len(start)
+        board = self._take_board(4 * size * (1 + len(jobs)))
+        block, _ = self.store.block(board)
+        block.tensor(torch.float32, 0, (size,)).copy_(start)
+        pieces = [
+            Piece(place.block, place.offset, job.samples, tuple(job.features.shape[1:]), job.steps, job.batch, job.seed, row)
+            for row, (job, place) in enumerate(zip(jobs, self.store.place(jobs), strict=True))
+        ]
+        orders = [Order(number, board, size, [pieces[k] for k in chunk]) for chunk in chunks]
+        fewest = self._hand_out(orders, recipe)
+        return block.tensor(torch.float32, 4 * size, (len(jobs), size)).clone(), fewest
 
-    def _hand_out(self, board: Board, chunks: Sequence[Sequence[Piece]]) -> int:
-        connections = self._held.connections
-        waiting = list(reversed(chunks))
-        busy: dict[Connection, int] = {}
+    def _hand_out(self, orders: Sequence[Order], recipe: bytes) -> int:
+        waiting = list(reversed(orders))
+        busy: dict[Connection, tuple[_Worker, int]] = {}
         fewest = 0
-        for worker in range(min(self.workers, len(chunks))):
-            busy[connections[worker]] = self._send(worker, board, waiting.pop())
+
+        def give(worker: _Worker) -> None:
+            order = waiting.pop()
+            self._send(worker, order, recipe)
+            busy[worker.connection] = worker, len(order.pieces)
+
+        for worker in self._held.workers[: len(orders)]:
+            give(worker)
         while busy:
             for ready in wait(list(busy)):
                 assert isinstance(ready, Connection)
-                worker = connections.index(ready)
-                asked = busy.pop(ready)
-                done = self._receive(worker)
+                worker, asked = busy.pop(ready)
+                done = _result(worker.receive())
                 if done < asked:
                     fewest = min(done, fewest or done)
                 if waiting:
-                    busy[ready] = self._send(worker, board, waiting.pop())
+                    give(worker)
         return fewest
 
-    def _send(self, worker: int, board: Board, pieces: Sequence[Piece]) -> int:
-        try:
-            self._held.connections[worker].send(Order(board, pieces, self._forget[worker]))
-        except OSError as error:
-            raise self._ended(worker) from error
-        self._forget[worker] = []
-        return len(pieces)
+    def _send(self, worker: _Worker, order: Order, recipe: bytes) -> None:
+        if order.recipe not in worker.recipes:
+            worker.send(NewRecipe(order.recipe, recipe))
+            worker.recipes.add(order.recipe)
+        for number in sorted({order.board, *(piece.block for piece in order.pieces)} - worker.blocks):
+            block, descriptor = self.store.block(number)
+            worker.send(NewBlock(number, block.size))
+            try:
+                send_handle(worker.connection, descriptor, worker.process.pid)
+            except OSError as error:
+                raise worker.ended() from error
+            worker.blocks.add(number)
+        worker.send(order)
 
-    def _receive(self, worker: int) -> int:
-        try:
-            kind, content = self._held.connections[worker].recv()
-        except (EOFError, OSError) as error:
-            raise self._ended(worker) from error
-        if kind == "failed":
-            raise content
-        return int(content)
-
-    def _ended(self, worker: int) -> SolverError:
-        process = self._held.processes[worker]
-        process.join(GRACE_S)
-        how = f"exit code {process.exitcode}" if process.exitcode is not None else "no exit code yet"
-        return SolverError(f"a worker process ended ({how}), for want of memory as a rule; use fewer workers or another path")
-
-    def _take_board(self, size: int) -> Block:
-        if self._board is None or self._board.size < size:
-            if self._board is not None:
-                self._drop(self._board)
-            self._board = self._keep(Block.make(size))
+    def _take_board(self, size: int) -> int:
+        if self._board is not None and self.store.block(self._board)[0].size < size:
+            self.store.drop(self._board)
+            self._board = None
+        if self._board is None:
+            self._board = self.store.new_block(size)
         return self._board
 
-    def _pieces(self, jobs: Sequence[LocalJob]) -> list[Piece]:
-        pieces = []
-        used = set()
-        for row, job in enumerate(jobs):
-            key = id(job.features), id(job.labels)
-            used.add(key)
-            if key not in self._samples:
-                self._samples[key] = job.features, job.labels, self._copy(job)
-            self._samples.move_to_end(key)
-            name = self._samples[key][2].name
-            pieces.append(Piece(name, job.samples, tuple(job.features.shape[1:]), job.steps, job.batch, job.seed, row))
-        total = sum(block.size for _, _, block in self._samples.values())
-        for key in [key for key in self._samples if key not in used]:
-            if total <= self.kept_bytes:
-                break
-            _, _, block = self._samples.pop(key)
-            total -= block.size
-            for forget in self._forget:
-                forget.append(block.name)
-            self._drop(block)
-        return pieces
+    def _forget_block(self, number: int) -> None:
+        for worker in self._held.workers:
+            if number in worker.blocks:
+                worker.blocks.discard(number)
+                worker.send(Forget(blocks=(number,)))
 
-    def _copy(self, job: LocalJob) -> Block:
-        """Labels, then features: the labels' eight bytes each come first for alignment."""
-        block = self._keep(Block.make(8 * job.samples + 4 * job.features.numel()))
-        block.tensor(torch.int64, 0, job.labels.shape).copy_(job.labels)
-        block.tensor(torch.float32, 8 * job.samples, job.features.shape).copy_(job.features)
-        return block
 
-    def _keep(self, block: Block) -> Block:
-        self._held.blocks[block.name] = block
-        return block
+def _result(answer: object) -> int:
+    assert isinstance(answer, tuple)
+    kind, content = answer
+    if kind == "failed":
+        raise content
+    return int(content)
 
-    def _drop(self, block: Block) -> None:
-        del self._held.blocks[block.name]
-        block.close()
+
+class CrewLease:
+    """A trainer's part in a crew that all trainers with as many workers share; the last to close it ends the processes."""
+
+    def __init__(self, crew: ProcessCrew, number: int, recipe: Recipe) -> None:
+        self.crew, self._number = crew, number
+        try:
+            self._recipe = pickle.dumps(recipe)
+        except Exception as error:  # whatever the model is made of
+            raise InputError(f"path = 'processes': the model cannot be sent to another process ({error}); use another path") from error
+
+    def train(self, start: Tensor, jobs: Sequence[LocalJob], chunks: Sequence[tuple[int, ...]]) -> tuple[Tensor, int]:
+        """See :meth:`ProcessCrew.train`."""
+        return self.crew.train(self._number, self._recipe, start, jobs, chunks)
+
+    def close(self) -> None:
+        """Give the part back."""
+        with _registry:
+            users = _users.get(self.crew.workers)
+            if users is None or self._number not in users[1]:
+                return
+            users[1].discard(self._number)
+            if users[1]:
+                self.crew.forget(self._number)
+            else:
+                del _users[self.crew.workers]
+                self.crew.close()
+
+
+_registry = threading.Lock()
+#: Crews by number of workers, each with the numbers of its leases.
+_users: dict[int, tuple[ProcessCrew, set[int]]] = {}
+_last = 0
+
+
+def lease_crew(workers: int, recipe: Recipe) -> CrewLease:
+    """Join the crew of ``workers`` processes, which start when they are first needed."""
+    global _last
+    with _registry:
+        crew, leases = _users[workers] if workers in _users else (ProcessCrew(workers), set[int]())
+        _last += 1
+        lease = CrewLease(crew, _last, recipe)
+        leases.add(_last)
+        _users[workers] = crew, leases
+        weakref.finalize(lease, _forgotten, workers, _last)
+        return lease
+
+
+def _forgotten(workers: int, number: int) -> None:
+    """A trainer went without closing its lease."""
+    if workers in _users:
+        crew, leases = _users[workers]
+        leases.discard(number)
+        if not leases:
+            del _users[workers]
+            crew.close()

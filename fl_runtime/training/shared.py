@@ -1,11 +1,11 @@
-"""Arrays in memory that processes share."""
+"""Memory that processes share: nameless, so that nothing is left of it when they are gone."""
 
 from __future__ import annotations
 
+import mmap
 import os
-import shutil
+import tempfile
 from collections.abc import Sequence
-from multiprocessing import shared_memory
 
 import torch
 from torch import Tensor
@@ -14,54 +14,53 @@ from schedopt.errors import SolverError
 
 __all__ = ["Block"]
 
-#: Where Linux keeps shared memory; a container may have little of it, and writing beyond ends the process.
-SHARED = "/dev/shm"
-
 
 class Block:
-    """A named piece of shared memory; the process that made it removes it."""
+    """A piece of shared memory; another process gets at it by its file descriptor."""
 
-    def __init__(self, memory: shared_memory.SharedMemory, owner: bool) -> None:
-        self._memory, self._owner = memory, owner
-
-    @classmethod
-    def make(cls, size: int) -> Block:
-        """A new block of ``size`` bytes. Raises SolverError if there is not enough shared memory."""
-        if os.path.isdir(SHARED) and shutil.disk_usage(SHARED).free < size:
-            needed = f"{size / 2**20:.0f} MiB of shared memory needed, {shutil.disk_usage(SHARED).free / 2**20:.0f} free in {SHARED}"
-            raise SolverError(f"{needed}; use another path than 'processes'")
-        return cls(shared_memory.SharedMemory(create=True, size=max(1, size)), owner=True)
+    def __init__(self, memory: mmap.mmap) -> None:
+        self._memory: mmap.mmap | None = memory
+        self.size = len(memory)
 
     @classmethod
-    def open(cls, name: str) -> Block:
-        """The block of that name, made by another process."""
-        return cls(shared_memory.SharedMemory(name), owner=False)
+    def make(cls, size: int) -> tuple[Block, int]:
+        """A new block of ``size`` bytes and the descriptor to pass on and close. Raises SolverError if the system has not that much."""
+        descriptor = _nameless()
+        try:
+            # reserved now: memory that is found missing when it is written to ends the process
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(descriptor, 0, size)
+            else:
+                os.ftruncate(descriptor, size)
+            return cls.open(descriptor, size), descriptor
+        except OSError as error:
+            os.close(descriptor)
+            text = f"{size / 2**20:.0f} MiB of shared memory cannot be had ({error.strerror}); use another path than 'processes'"
+            raise SolverError(text) from error
 
-    @property
-    def name(self) -> str:
-        """What another process opens it by."""
-        return self._memory.name
-
-    @property
-    def size(self) -> int:
-        """Size in bytes."""
-        return self._memory.size
+    @classmethod
+    def open(cls, descriptor: int, size: int) -> Block:
+        """The block of ``size`` bytes behind a descriptor, which may then be closed."""
+        return cls(mmap.mmap(descriptor, size))
 
     def tensor(self, dtype: torch.dtype, offset: int, shape: Sequence[int]) -> Tensor:
         """The numbers from byte ``offset`` on; to be let go before the block is closed."""
+        assert self._memory is not None
         count = int(torch.Size(shape).numel())
-        return torch.frombuffer(self._memory.buf, dtype=dtype, count=count, offset=offset).view(*shape)
+        return torch.frombuffer(self._memory, dtype=dtype, count=count, offset=offset).view(*shape)
 
     def close(self) -> None:
-        """Let go of the memory, and remove it if this process made it."""
-        if self._owner:
+        """Let go of the memory."""
+        memory, self._memory = self._memory, None
+        if memory is not None:
             try:
-                self._memory.unlink()
-            except FileNotFoundError:
-                pass
-            self._owner = False
-        try:
-            self._memory.close()
-        except BufferError:  # a tensor still looks at it; the memory goes with that
-            self._memory._buf = None  # type: ignore[attr-defined]
-            self._memory._mmap = None  # type: ignore[attr-defined]
+                memory.close()
+            except BufferError:
+                pass  # a tensor still looks at it; the memory goes with that
+
+
+def _nameless() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("fl_runtime")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())

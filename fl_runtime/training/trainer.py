@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from fl_runtime.training.crew import ProcessCrew
+from fl_runtime.training.crew import CrewLease, lease_crew
 from fl_runtime.training.job import Check, Data, Kernel, LocalJob, check_jobs
 from fl_runtime.training.kernels import KernelName, Recipe, has_closed_form, train_halving
 from fl_runtime.training.layout import Layout
 from fl_runtime.training.limits import default_workers, full_precision, one_thread
 from fl_runtime.training.measures import Measures
+from fl_runtime.training.pace import Pace
 from fl_runtime.training.plan import Footprint, plan_chunks
 from fl_runtime.training.team import Task, ThreadTeam
-from schedopt.errors import InputError, SolverError
+from schedopt.errors import InputError, SchedOptError, SolverError
 
 __all__ = ["PATHS", "LocalTrainer"]
 
@@ -27,6 +29,12 @@ __all__ = ["PATHS", "LocalTrainer"]
 PATHS = ("auto", "sequential", "closed_form", "stacked", "threads", "processes")
 #: Samples to compute with (steps times batch, over all jobs) below which waking other threads costs more than it saves.
 WORTHWHILE = {"sequential": 64, "closed_form": 256, "stacked": 256}
+#: Where path "auto" may compute.
+THREADS, ALONE, PROCESSES = "threads", "alone", "processes"
+#: Seconds of training after which "auto" starts processes: about what that costs.
+CREW_AFTER_S = 3.0
+#: What a step costs apart from its samples, in samples; only to compare calls of different jobs.
+SAMPLES_OF_A_STEP = 8
 
 
 class LocalTrainer:
@@ -43,9 +51,10 @@ class LocalTrainer:
     path
         "sequential": one job after the other by autograd in one thread, the reference. "threads": the same in ``workers`` threads.
         "closed_form": hand-derived gradients, a few jobs at a time, in ``workers`` threads. "stacked": ``torch.func``, many jobs at a time.
-        "processes": ``workers`` processes with hand-derived gradients where there are any, else autograd. "auto": "closed_form" where it
-        can be, else "threads" on a CPU and "stacked" on a GPU; a choice by the model and the device alone, so that a run repeats its
-        numbers. ``chosen_path`` tells it once training has begun.
+        "processes": ``workers`` processes with hand-derived gradients where there are any, else autograd. "auto": the numbers of
+        "closed_form" where it can be, else those of "sequential" on a CPU and of "stacked" on a GPU: a choice by the model and the device
+        alone, so that a run repeats its numbers; ``chosen_path`` tells it once training has begun. Where they are computed on a CPU, by
+        the calling thread, by threads or, after some seconds of training, by processes, is chosen by measuring.
     workers
         Threads or processes; default: the cores this process may use. CPU only.
     memory_bytes
@@ -98,11 +107,11 @@ class LocalTrainer:
         start = start.detach().to(self.device, torch.float32).contiguous()
         with one_thread(), full_precision(self.device):
             chunks = plan_chunks(jobs, ready.footprint, self._spread())
-            if ready.crew is not None:
-                updates, fewest = ready.crew.train(start, jobs, chunks)
-                ready.lower(fewest)
-                return updates
-            return self._train_here(ready, start, jobs, chunks)
+            if self.path == "auto" and self.device.type == "cpu":
+                return self._train_fastest(ready, start, jobs, chunks)
+            if self.path == "processes":
+                return ready.train_in_crew(start, jobs, chunks)
+            return self._train_here(ready, start, jobs, chunks, alone=self.path == "sequential" or _is_small(ready, jobs))
 
     def evaluate(self, parameters: Tensor, features: Tensor, labels: Tensor) -> tuple[float, float]:
         """Mean cross-entropy and accuracy of ``parameters`` (P,) on (n, *shape) features and (n,) labels."""
@@ -145,10 +154,30 @@ class LocalTrainer:
         names: dict[str, KernelName] = {"closed_form": "closed_form", "stacked": "stacked"}
         name = "closed_form" if path == "processes" and closed else names.get(path or "", "sequential")
         recipe = Recipe(name, self.model, shape, self.learning_rate, self.prox, self.device)
-        self._ready = _Ready(recipe, self.workers, path, self.memory_bytes)
+        self._ready = _Ready(recipe, self.workers, self.memory_bytes)
         return self._ready
 
-    def _train_here(self, ready: _Ready, start: Tensor, jobs: Sequence[LocalJob], chunks: Sequence[tuple[int, ...]]) -> Tensor:
+    def _train_fastest(self, ready: _Ready, start: Tensor, jobs: Sequence[LocalJob], chunks: Sequence[tuple[int, ...]]) -> Tensor:
+        """By the calling thread, by threads or by processes, whichever has been fastest: the numbers are the same."""
+        if len(chunks) == 1 or _is_small(ready, jobs) or self.workers == 1:
+            return self._train_here(ready, start, jobs, chunks, alone=True)
+        ready.consider_crew()
+        way = ready.pace.choose()
+        begin = time.perf_counter()
+        if way == PROCESSES:
+            try:
+                updates = ready.train_in_crew(start, jobs, chunks)
+            except SchedOptError:
+                ready.give_up_crew()  # no memory to share, or a worker that was killed: it goes without
+                return self._train_here(ready, start, jobs, chunks, alone=False)
+        else:
+            updates = self._train_here(ready, start, jobs, chunks, alone=way == ALONE)
+        ready.pace.record(way, sum(job.steps * (job.batch + SAMPLES_OF_A_STEP) for job in jobs), time.perf_counter() - begin)
+        return updates
+
+    def _train_here(
+        self, ready: _Ready, start: Tensor, jobs: Sequence[LocalJob], chunks: Sequence[tuple[int, ...]], *, alone: bool
+    ) -> Tensor:
         out = torch.empty(len(jobs), self.layout.total, device=self.device)
         data = [ready.samples(job) for job in jobs]
         done: list[tuple[int, int]] = []
@@ -160,20 +189,25 @@ class LocalTrainer:
 
             return run
 
-        small = sum(job.steps * job.batch for job in jobs) <= WORTHWHILE[ready.recipe.kernel]
-        self._team.run([task(chunk) for chunk in chunks], alone=small or self.chosen_path == "sequential")
+        self._team.run([task(chunk) for chunk in chunks], alone=alone)
         ready.lower(min((trained for asked, trained in done if trained < asked), default=0))
         return out
+
+
+def _is_small(ready: _Ready, jobs: Sequence[LocalJob]) -> bool:
+    return sum(job.steps * job.batch for job in jobs) <= WORTHWHILE[ready.recipe.kernel]
 
 
 class _Ready:
     """What training on samples of one shape needs, made at the first call."""
 
-    def __init__(self, recipe: Recipe, workers: int, path: str | None, memory_bytes: int | None) -> None:
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, workers: int, memory_bytes: int | None) -> None:
+        self.recipe, self.workers = recipe, workers
         share = None if memory_bytes is None else memory_bytes // (workers if recipe.device.type == "cpu" else 1)
         self.footprint: Footprint | None = recipe.footprint(share)
-        self.crew = ProcessCrew(recipe, workers) if path == "processes" else None
+        self.pace = Pace((THREADS, ALONE))
+        self._lease: CrewLease | None = None
+        self._crew_wanted = True
         self._kernels: dict[int, Kernel] = {}
         self._held: OrderedDict[tuple[int, int], tuple[Tensor, Tensor, Data]] = OrderedDict()
 
@@ -182,6 +216,41 @@ class _Ready:
         if worker not in self._kernels:
             self._kernels[worker] = self.recipe.make()
         return self._kernels[worker]
+
+    def train_in_crew(self, start: Tensor, jobs: Sequence[LocalJob], chunks: Sequence[tuple[int, ...]]) -> Tensor:
+        """Updates (n, P), made by worker processes."""
+        updates, fewest = self._crew().train(start, jobs, chunks)
+        self.lower(fewest)
+        return updates
+
+    def consider_crew(self) -> None:
+        """Start processes once that may pay, and count them in as soon as they are there."""
+        if not self._crew_wanted or PROCESSES in self.pace.ways or self.pace.seconds < CREW_AFTER_S:
+            return
+        try:
+            crew = self._crew().crew
+            crew.start()
+            if crew.is_ready():
+                self.pace.add(PROCESSES)
+        except (SchedOptError, OSError):
+            self.give_up_crew()
+
+    def give_up_crew(self) -> None:
+        """Do without processes from now on."""
+        self._crew_wanted = False
+        if PROCESSES in self.pace.ways:
+            self.pace.drop(PROCESSES)
+        self._close_lease()
+
+    def _crew(self) -> CrewLease:
+        if self._lease is None:
+            self._lease = lease_crew(self.workers, self.recipe)
+        return self._lease
+
+    def _close_lease(self) -> None:
+        if self._lease is not None:
+            self._lease.close()
+            self._lease = None
 
     def lower(self, fewest: int) -> None:
         """Stack no more than ``fewest`` jobs from now on, if memory did not suffice for more."""
@@ -211,8 +280,7 @@ class _Ready:
 
     def close(self) -> None:
         """End processes; let data and kernels go."""
-        if self.crew is not None:
-            self.crew.close()
+        self._close_lease()
         self._kernels.clear()
         self._held.clear()
 

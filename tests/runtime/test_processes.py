@@ -17,9 +17,10 @@ from torch import nn
 
 from fl_runtime.models import build_model, initial_parameters
 from fl_runtime.training import LocalTrainer
-from fl_runtime.training import crew as crew_module
+from fl_runtime.training import trainer as trainer_module
 from fl_runtime.training.crew import ProcessCrew
 from fl_runtime.training.shared import Block
+from fl_runtime.training.store import Store
 from schedopt.errors import InputError, SolverError
 
 from .local import make_jobs, softmax_update
@@ -40,8 +41,8 @@ def trainer(model: nn.Module) -> Iterator[LocalTrainer]:
 
 
 def _crew(trainer: LocalTrainer) -> ProcessCrew:
-    assert trainer._ready is not None and trainer._ready.crew is not None
-    return trainer._ready.crew
+    assert trainer._ready is not None
+    return trainer._ready._crew().crew
 
 
 def test_same_numbers_as_in_this_process(model: nn.Module, trainer: LocalTrainer) -> None:
@@ -57,16 +58,19 @@ def test_same_numbers_as_in_this_process(model: nn.Module, trainer: LocalTrainer
 def test_data_are_sent_once_and_let_go(model: nn.Module, trainer: LocalTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
     start = initial_parameters(model, 1)
     jobs, others = make_jobs((6,), 3, SIZES, seed=1), make_jobs((6,), 3, SIZES, seed=2)
-    expected = trainer.train(start, jobs)
+    monkeypatch.setattr("fl_runtime.training.store.BLOCK_BYTES", 1000)  # a block holds one or two of these jobs
+    store = _crew(trainer).store
+    monkeypatch.setattr(store, "_next", 0 if not store._shelves else store._next + 1)  # what is filled so far stays as it is
     copies: list[int] = []
-    copy = ProcessCrew._copy
-    monkeypatch.setattr(ProcessCrew, "_copy", lambda self, job: copies.append(job.samples) or copy(self, job))  # type: ignore[func-returns-value]
-    assert trainer.train(start, jobs).equal(expected) and not copies
-    monkeypatch.setattr(_crew(trainer), "kept_bytes", 0)
-    before = set(_crew(trainer)._held.blocks)
+    copy = Store._copy
+    monkeypatch.setattr(Store, "_copy", lambda self, job: copies.append(job.samples) or copy(self, job))  # type: ignore[func-returns-value]
+    expected = trainer.train(start, jobs)
+    assert copies == [job.samples for job in jobs]
+    assert trainer.train(start, jobs).equal(expected) and len(copies) == len(jobs)
+    monkeypatch.setattr(store, "kept_bytes", 0)
+    held = set(store._shelves)
     trainer.train(start, others)
-    assert copies == [job.samples for job in others]
-    assert len(before - set(_crew(trainer)._held.blocks)) >= len(jobs)
+    assert len(held - set(store._shelves)) >= 2
     copies.clear()
     assert trainer.train(start, jobs).equal(expected)
     assert copies == [job.samples for job in jobs]
@@ -81,13 +85,26 @@ def test_more_jobs_than_before(model: nn.Module, trainer: LocalTrainer) -> None:
     assert found[:5].allclose(trainer.train(start, jobs[:5]), atol=1e-6)
 
 
-def test_little_shared_memory_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Usage:
-        free = 1
+def test_trainers_share_their_processes(trainer: LocalTrainer) -> None:
+    model = build_model("mlp", (6,), 4)
+    jobs = make_jobs((6,), 4, SIZES)
+    start = initial_parameters(model, 1)
+    trainer.train(torch.zeros(21), make_jobs((6,), 3, SIZES))
+    pids = _crew(trainer).pids
+    with LocalTrainer(model, learning_rate=0.1, path="processes", workers=2) as other:
+        found = other.train(start, jobs)
+        assert _crew(other) is _crew(trainer)
+    assert _crew(trainer).pids == pids and all(map(_alive, pids))
+    with LocalTrainer(model, learning_rate=0.1, path="closed_form", workers=2) as here:
+        assert found.equal(here.train(start, jobs))
 
-    monkeypatch.setattr("fl_runtime.training.shared.os.path.isdir", lambda path: True)
-    monkeypatch.setattr("fl_runtime.training.shared.shutil.disk_usage", lambda path: Usage)
-    with pytest.raises(SolverError, match="3 MiB of shared memory needed, 0 free in /dev/shm; use another path than 'processes'"):
+
+def test_memory_that_cannot_be_had_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(SolverError, match="3 MiB of shared memory cannot be had .No space left on device.; use another path"):
         Block.make(3 * 2**20)
 
 
@@ -99,35 +116,54 @@ def test_a_model_that_cannot_be_sent() -> None:
             trainer.train(initial_parameters(model, 1), make_jobs((6,), 3, SIZES))
 
 
-def test_a_killed_worker_is_said_so_and_replaced(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_worker_is_said_so_and_replaced(model: nn.Module) -> None:
     start = initial_parameters(model, 1)
     jobs = make_jobs((6,), 3, SIZES)
     with LocalTrainer(model, learning_rate=0.1, path="processes", workers=1) as trainer:
         expected = trainer.train(start, jobs)
-        (process,) = _crew(trainer)._held.processes
-        names = list(_crew(trainer)._held.blocks)
-        pid = process.pid
-        assert pid is not None
+        (pid,) = _crew(trainer).pids
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(SolverError, match=r"a worker process ended \(exit code -9\), .*use fewer workers") as caught:
             trainer.train(start, jobs)
         assert caught.value.exit_code == 4 and "\n" not in str(caught.value)
-        for name in names:
-            with pytest.raises(FileNotFoundError):
-                Block.open(name)
+        assert not _alive(pid) and not _crew(trainer).pids
         assert trainer.train(start, jobs).equal(expected)
+        (pid,) = _crew(trainer).pids
     assert not _alive(pid)
 
 
-def test_a_worker_that_fails_says_why(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_fails_says_why(model: nn.Module, trainer: LocalTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = make_jobs((6,), 3, SIZES)
+    expected = trainer.train(torch.zeros(21), jobs)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer._ready._crew(), "_recipe", b"no recipe")  # type: ignore[union-attr]
+        patch.setattr(trainer._ready._crew(), "_number", -1)  # type: ignore[union-attr]
+        with pytest.raises(InputError, match="the model cannot be made in another process .*; define it in a module"):
+            trainer.train(torch.zeros(21), jobs)
+    assert trainer.train(torch.zeros(21), jobs).equal(expected)
+
+
+def test_auto_comes_to_processes_and_does_without(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it uses, numbers stay the same; a worker that is killed is no reason to stop."""
+    monkeypatch.setattr(trainer_module, "CREW_AFTER_S", 0.0)
+    monkeypatch.setitem(trainer_module.WORTHWHILE, "closed_form", 0)
     start = initial_parameters(model, 1)
     jobs = make_jobs((6,), 3, SIZES)
-    with LocalTrainer(model, learning_rate=0.1, path="processes", workers=1) as trainer:
-        trainer.train(start, jobs)
-        monkeypatch.setattr(crew_module, "Board", lambda block, parameters, rows: ("no board",))
-        with pytest.raises(RuntimeError, match="AttributeError: 'tuple' object has no attribute 'block'"):
-            trainer.train(start, jobs)
-        assert not _crew(trainer)._held.processes
+    with LocalTrainer(model, learning_rate=0.1, workers=2) as trainer:
+        expected = trainer.train(start, jobs)
+        assert trainer._ready is not None
+        deadline = time.monotonic() + 60
+        while "processes" not in trainer._ready.pace.ways:
+            assert trainer.train(start, jobs).equal(expected)
+            assert time.monotonic() < deadline
+        monkeypatch.setattr(trainer._ready.pace, "choose", lambda: "processes")
+        assert trainer.train(start, jobs).equal(expected)
+        assert trainer.chosen_path == "closed_form"
+        os.kill(_crew(trainer).pids[0], signal.SIGKILL)
+        assert trainer.train(start, jobs).equal(expected)
+        monkeypatch.undo()
+        assert trainer.train(start, jobs).equal(expected)
+        assert trainer._ready.pace.ways == ("threads", "alone")
 
 
 def _alive(pid: int) -> bool:
@@ -148,10 +184,10 @@ from fl_runtime.training import LocalJob, LocalTrainer
 
 if __name__ == "__main__":
     model = build_model("softmax", (6,), 3)
-    trainer = LocalTrainer(model, learning_rate=0.1, path="processes", workers=2)
+    trainer = LocalTrainer(model, learning_rate=0.1, path="processes", workers=1)
     job = LocalJob(torch.zeros(9, 6), torch.zeros(9, dtype=torch.int64), 1, 3, (1,))
     trainer.train(initial_parameters(model, 0), [job])
-    print(*(process.pid for process in trainer._ready.crew._held.processes), flush=True)
+    print(*trainer._ready._crew().crew.pids, flush=True)
     if sys.argv[1] == "exit":
         sys.exit(0)  # without closing the trainer
     long = LocalJob(job.features, job.labels, 10**6, 1, (1,))
@@ -171,7 +207,7 @@ def test_no_process_outlives_the_program(end: str, tmp_path: Path) -> None:
     )
     assert program.stdout is not None
     workers = [int(pid) for pid in program.stdout.readline().split()]
-    assert len(workers) == 2
+    assert len(workers) == 1
     if end != "exit":
         time.sleep(0.3)
         program.send_signal(signal.SIGINT if end == "interrupt" else signal.SIGKILL)

@@ -1,0 +1,1 @@
+"""How fast the runtime trains: client-local-steps per second of every path against an ordinary PyTorch loop."""

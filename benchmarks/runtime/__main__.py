@@ -1,0 +1,89 @@
+"""``python -m benchmarks.runtime``: client-local-steps per second of every path of the trainer against an ordinary PyTorch loop.
+
+The common workload (100 clients of 600 MNIST images, 20 a round, 10 local steps of batch 32) by every path, or with ``--grid`` path
+"auto" in many settings. Exit codes: 0 every target reached; 1 a target missed; 2 bad usage; 4 something is missing; 130 interrupted (what was done
+is still printed and written).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+
+from benchmarks.arguments import INTERRUPTED, at_least, check_results_file
+from benchmarks.runtime.measure import Case, measure, ways_of
+from benchmarks.runtime.table import missed, print_cases, results_text
+from benchmarks.runtime.workload import Setting, Workload, load_workload
+from fl_runtime.models import model_names
+from fl_runtime.training import PATHS
+from schedopt.errors import SchedOptError
+from schedopt.io import write_text
+
+__all__ = ["main"]
+
+MODELS = ("softmax", "mlp", "cnn")
+#: Of --grid: clients a round, steps, batch.
+GRID = ((1, 2, 20, 100), (1, 10), (1, 32, 256))
+#: Client-local steps of a round of --grid beyond which fewer rounds are run.
+LONG = 100
+#: Seconds that "auto" gets to find its way on the common workload: it starts processes after three.
+WARM_S = 8.0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.runtime", description="Time local training, path by path.")
+    names = ", ".join(model_names())
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(model_names()), metavar="MODEL", help=f"of {names}")
+    paths = [path for path in PATHS if path != "sequential"]
+    parser.add_argument("--paths", nargs="+", default=["sequential", *paths], choices=list(PATHS), metavar="PATH", help="default: all")
+    parser.add_argument("--rounds", type=at_least(1), default=10, metavar="N", help="rounds of each way (default: 10)")
+    waiting = "before a round, wait at most so long for a quiet machine (default: 0)"
+    parser.add_argument("--wait", type=float, default=0.0, metavar="S", help=waiting)
+    parser.add_argument("--grid", action="store_true", help='path "auto" in many settings instead of every path in one')
+    parser.add_argument("-o", "--output", metavar="FILE", help="write the results here as JSON")
+    return parser
+
+
+def _cases(options: argparse.Namespace, workload: Workload) -> Iterator[Case]:
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    for model in options.models:
+        if not options.grid:
+            yield measure(model, Setting(), workload, ways_of(model, options.paths), options.rounds, wait_s=options.wait, warm_s=WARM_S, tell=tell)
+            continue
+        for clients, steps, batch in itertools.product(*GRID):
+            setting = Setting(clients, steps, batch)
+            rounds = options.rounds if setting.total * batch <= LONG * 32 else max(3, options.rounds // 3)
+            tell(f"{model}, {setting}")
+            yield measure(model, setting, workload, ["auto"], rounds, wait_s=options.wait, threaded=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the measurement; what the process returns."""
+    options = _parser().parse_args(arguments)
+    cases: list[Case] = []
+    interrupted = False
+    try:
+        check_results_file(options.output)
+        workload = load_workload()
+        for case in _cases(options, workload):
+            cases.append(case)
+    except KeyboardInterrupt:
+        interrupted = True
+    except SchedOptError as error:
+        print(f"runtime: {error}", file=sys.stderr)
+        return error.exit_code
+    if not cases:
+        return INTERRUPTED
+    lines = missed(cases, common=not options.grid)
+    print_cases(cases, workload.source, lines, grid=options.grid)
+    if options.output:
+        write_text(options.output, results_text(cases, workload.source, lines, interrupted=interrupted))
+    return INTERRUPTED if interrupted else int(bool(lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
