@@ -6,8 +6,9 @@ import numpy as np
 
 from schedopt.bounds.async_schedule import FACTOR, fixed_terms
 from schedopt.errors import InfeasibleError
-from schedopt.formulation.candidates import Candidates, Columns, Paths, Priced, Prices, best_paths, price
+from schedopt.formulation.candidates import Candidates, Columns, Paths, Priced, Prices, best_paths, least_regret, price
 from schedopt.formulation.uplink import LN2, price_shape
+from schedopt.objective import needed_tasks
 from schedopt.problem import FloatArray, Problem
 
 __all__ = ["ColumnPool", "first_columns", "first_prices"]
@@ -68,13 +69,8 @@ def _keys(columns: Columns) -> list[bytes]:
 
 def promising_columns(candidates: Candidates, columns: Columns, paths: Paths) -> Columns:
     """Columns of the best plans and, per device, of the candidates that come closest to being on one."""
-    index = columns.candidate
-    regret, device = paths.regret[index], candidates.device[index]
-    order = np.lexsort((regret, device))
-    rank = np.arange(len(order)) - np.searchsorted(device[order], device[order])
-    keep = np.zeros(len(index), dtype=bool)
-    keep[order[rank < max(_PER_DEVICE, candidates.arrays.slots // 2)]] = True
-    keep |= np.isin(index, paths.chosen)
+    keep = np.isin(columns.candidate, paths.chosen)
+    keep[least_regret(candidates, columns, paths, max(_PER_DEVICE, candidates.arrays.slots // 2))] = True
     return columns.take(keep)
 
 
@@ -110,10 +106,10 @@ def first_columns(problem: Problem, candidates: Candidates, levels: int = 7) -> 
     """
     a = problem.arrays
     most = a.learning_rate * a.server_rate * candidates.steps.max(axis=1) * a.slots
-    needed = np.isfinite(a.target) if problem.objective.mode == "min_energy" else a.weight > 0
+    needed = np.flatnonzero(needed_tasks(problem))
     columns: Columns | None = None
     for level in range(_MOST_LEVELS):
-        if level >= levels and columns is not None and np.all(np.isin(np.flatnonzero(needed), candidates.task[columns.candidate])):
+        if level >= levels and columns is not None and np.all(np.isin(needed, candidates.task[columns.candidate])):
             break
         priced = price(candidates, first_prices(problem, most * 4.0**-level, 0.1 * fixed_terms(a)))
         if len(priced.columns):
@@ -121,7 +117,7 @@ def first_columns(problem: Problem, candidates: Candidates, levels: int = 7) -> 
             new = promising_columns(candidates, priced.columns, paths).concat(_best_per_task(candidates, priced))
             columns = new if columns is None else columns.concat(new)
     found = np.zeros(0, dtype=int) if columns is None else candidates.task[columns.candidate]
-    missing = np.setdiff1d(np.flatnonzero(needed), found)
+    missing = np.setdiff1d(needed, found)
     if columns is None or len(missing):
         name = problem.tasks[int(missing[0])].name if len(missing) else problem.tasks[0].name
         if problem.objective.mode != "min_energy":

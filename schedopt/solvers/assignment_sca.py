@@ -96,22 +96,7 @@ class AssignmentSca:
         if reason is not None:
             return held.result(self.name, SolveStatus.INFEASIBLE, seed=seed, reason=reason)
         switches = read_switches(self.name, AssignmentSwitches, settings.switches)
-        run = SearchRun(problem, settings, switches, held, np.random.default_rng(seed))
-        try:
-            status = held.run(run.all_phases)
-        except InfeasibleError as error:
-            status, run.reason = SolveStatus.INFEASIBLE, str(error)
-        if held.schedule is None and not run.reason:
-            run.reason = why_nothing(problem, run.merit, run.best)
-        return held.result(
-            self.name,
-            status,
-            seed=seed,
-            reason=run.reason,
-            backend=settings.backend,
-            lower_bound_method=run.method,
-            kkt_residual=run.residual,
-        )
+        return SearchRun(problem, settings, switches, held, np.random.default_rng(seed)).result(self.name, seed)
 
 
 class SearchRun:
@@ -130,6 +115,24 @@ class SearchRun:
         self.sampled = 0
         tasks = problem.arrays.num_tasks
         self.merit = Merit(problem, np.full(tasks, 1e12), 1e12)
+
+    def result(self, solver: str, seed: int) -> SolveResult:
+        """Run all phases to an end, whichever it is, and say what came of it."""
+        try:
+            status = self.held.run(self.all_phases)
+        except InfeasibleError as error:
+            status, self.reason = SolveStatus.INFEASIBLE, str(error)
+        if self.held.schedule is None and not self.reason:
+            self.reason = why_nothing(self.problem, self.merit, self.best)
+        return self.held.result(
+            solver,
+            status,
+            seed=seed,
+            reason=self.reason,
+            backend=self.settings.backend,
+            lower_bound_method=self.method,
+            kkt_residual=self.residual,
+        )
 
     def all_phases(self) -> None:
         """Relax, dive, polish; prove; start again from a better relaxed point if the proof comes across one; search on; prove more."""
@@ -251,15 +254,11 @@ class SearchRun:
         """Where rounding found nothing feasible, start the local moves from what the heuristics find."""
         for heuristic in (GreedyEnergy(), RandomFeasible()):
             self._tick("heuristics")
-            found = heuristic.solve(self.problem, settings=SolverSettings(time_limit_s=self._time_left(), max_iterations=50))
+            found = heuristic.solve(self.problem, settings=SolverSettings(time_limit_s=self.held.left_s, max_iterations=50))
             if found.schedule is not None:
                 self._offer(State(found.schedule, evaluate_objective(self.problem, found.schedule)))
             if found.interrupted:
                 raise KeyboardInterrupt
-
-    def _time_left(self) -> float | None:
-        limit = self.settings.time_limit_s
-        return None if limit is None else max(limit - self.held.elapsed_s, 1e-3)
 
     def _prove(self, prover: Certifier, cuts: int, *, branch: bool = False) -> None:
         upper = self.held.objective

@@ -35,7 +35,6 @@ from schedopt.sca.pool import ColumnPool
 from schedopt.schedule import Schedule
 from schedopt.solvers.assignment_sca import AssignmentSwitches, SearchRun
 from schedopt.solvers.base import Incumbent, ProgressCallback, SolverSettings
-from schedopt.solvers.reasons import why_nothing
 from schedopt.solvers.switches import read_switches
 
 __all__ = ["ColumnGeneration", "GenerationSwitches"]
@@ -109,21 +108,7 @@ class ColumnGeneration:
         workers = switches.workers or default_workers(problem.arrays.num_devices)
         with Workers(problem, workers=workers, address=switches.ray) as pricing:
             run.pricing = pricing
-            try:
-                status = held.run(run.all_phases)
-            except InfeasibleError as error:
-                status, run.reason = SolveStatus.INFEASIBLE, str(error)
-        if held.schedule is None and not run.reason:
-            run.reason = why_nothing(problem, run.merit, run.best)
-        return held.result(
-            self.name,
-            status,
-            seed=seed,
-            reason=run.reason,
-            backend=settings.backend,
-            lower_bound_method=run.method,
-            kkt_residual=run.residual,
-        )
+            return run.result(self.name, seed)
 
 
 class _GenerationRun(SearchRun):
