@@ -6,15 +6,11 @@ import ast
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
 
 import pytest
 
 import schedopt
-
-ROOT = Path(schedopt.__file__).parent
+from tests.import_graph import ImportGraph, part_of, statements
 
 #: From the ground up: a module may import what lies below it, and its own package. A package stands for all its modules.
 LAYERS: tuple[tuple[str, ...], ...] = (
@@ -76,53 +72,8 @@ FILE_CALLS = {"open", "fdopen", "read_text", "read_bytes", "write_text", "write_
 FILE_CALLS |= {"memmap", "fromfile", "tofile", "savez", "loadtxt", "savetxt"}
 
 
-def part_of(module: str) -> str:
-    """``schedopt.sca.loop`` -> ``sca``."""
-    return module.split(".")[1]
-
-
-def name_of(path: Path) -> str:
-    parts = path.relative_to(ROOT.parent).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-@cache
-def trees() -> dict[str, ast.Module]:
-    """Every module's syntax tree, by name."""
-    return {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(ROOT.rglob("*.py"))}
-
-
-def is_for_types_only(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-
-
-def statements(node: ast.AST) -> Iterator[ast.AST]:
-    """Everything that runs: all nodes, inside functions too, but what type checkers alone see."""
-    for child in ast.iter_child_nodes(node):
-        if not is_for_types_only(child):
-            yield child
-            yield from statements(child)
-
-
-@cache
-def imports(module: str) -> set[str]:
-    """Names of the modules that ``module`` imports anywhere; ``from package import x`` counts as ``package.x`` where that is one."""
-    found = set()
-    for node in statements(trees()[module]):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0 and node.module is not None, f"{module}: relative import"
-            deeper = {f"{node.module}.{alias.name}" for alias in node.names} & trees().keys()
-            found |= deeper or {node.module}
-    return found
-
-
-def own_imports(module: str) -> set[str]:
-    return {name for name in imports(module) if name in trees() and name not in (module, "schedopt")}
-
-
-MODULES = sorted(name for name in trees() if name != "schedopt")
+GRAPH = ImportGraph(schedopt.__file__)
+MODULES = GRAPH.modules
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 
 
@@ -132,43 +83,29 @@ def test_every_module_has_a_layer_and_every_layer_a_module() -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_go_down(module: str) -> None:
-    for other in own_imports(module):
-        if part_of(other) != part_of(module):
-            assert RANK[part_of(other)] < RANK[part_of(module)], f"{module} imports {other}, which does not lie below it"
+    GRAPH.check_layers(module, RANK)
 
 
 def test_there_is_no_import_cycle() -> None:
-    """Not within a package either, and not by imports inside functions."""
-    done: set[str] = set()
-
-    def visit(module: str, path: tuple[str, ...]) -> None:
-        assert module not in path, " -> ".join((*path, module))
-        if module not in done:
-            for other in own_imports(module):
-                visit(other, (*path, module))
-            done.add(module)
-
-    for module in MODULES:
-        visit(module, ())
-    assert done == set(MODULES)
+    GRAPH.check_no_cycle()
 
 
 @pytest.mark.parametrize("package", HOMES)
 def test_packages_stay_at_home(package: str) -> None:
-    users = {module for module in trees() if any(name.split(".")[0] == package for name in imports(module))}
+    users = {module for module in GRAPH.trees if any(name.split(".")[0] == package for name in GRAPH.imports(module))}
     users -= {module for module, excepted in EXCEPTIONS if excepted == package}
     assert {module for module in users if module == "schedopt" or part_of(module) not in HOMES[package]} == set()
 
 
 def test_the_homes_are_lived_in() -> None:
     """The check finds what it looks for: cvxpy in sca, click in cli, files in io."""
-    used = {name.split(".")[0] for module in trees() for name in imports(module)}
+    used = {name.split(".")[0] for module in GRAPH.trees for name in GRAPH.imports(module)}
     assert {"cvxpy", "click", "rich", "mosek", "os", "pathlib", "gzip"} <= used
 
 
 def file_calls(module: str) -> set[str]:
     names = set()
-    for node in statements(trees()[module]):
+    for node in statements(GRAPH.trees[module]):
         if isinstance(node, ast.Call):
             function = node.func
             names.add(function.id if isinstance(function, ast.Name) else function.attr if isinstance(function, ast.Attribute) else "")
@@ -182,7 +119,7 @@ def test_only_io_and_the_command_line_open_files() -> None:
 
 def test_nothing_at_the_top_of_the_package_is_imported() -> None:
     """``schedopt/__init__.py`` names its exports and imports them on first use."""
-    assert not any(name.startswith("schedopt") for name in imports("schedopt"))
+    assert not any(name.startswith("schedopt") for name in GRAPH.imports("schedopt"))
     for name in schedopt.__all__:
         assert getattr(schedopt, name) is not None
     assert set(dir(schedopt)) == set(schedopt.__all__)
