@@ -1,8 +1,8 @@
 """``python -m benchmarks.runtime``: client-local-steps per second of every path of the trainer against an ordinary PyTorch loop.
 
 The common workload (100 clients of 600 MNIST images, 20 a round, 10 local steps of batch 32) by every path, or with ``--grid`` path
-"auto" in many settings. Exit codes: 0 every target reached; 1 a target missed; 2 bad usage; 4 something is missing; 130 interrupted (what was done
-is still printed and written).
+"auto" in many settings. Exit codes: 0 every target reached; 1 a target missed; 2 bad usage; 4 something is missing; 130 interrupted
+(what was done is still printed and written).
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def _cases(options: argparse.Namespace, workload: Workload) -> Iterator[Case]:
 
     for model in options.models:
         if not options.grid:
-            yield measure(model, Setting(), workload, ways_of(model, options.paths), options.rounds, wait_s=options.wait, warm_s=WARM_S, tell=tell)
+            ways = ways_of(model, options.paths)
+            yield measure(model, Setting(), workload, ways, options.rounds, wait_s=options.wait, warm_s=WARM_S, tell=tell)
             continue
         for clients, steps, batch in itertools.product(*GRID):
             setting = Setting(clients, steps, batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -15,7 +16,7 @@ from fl_runtime.training.crew import CrewLease, lease_crew
 from fl_runtime.training.job import Check, Data, Kernel, LocalJob, check_jobs
 from fl_runtime.training.kernels import KernelName, Recipe, has_closed_form, train_halving
 from fl_runtime.training.layout import Layout
-from fl_runtime.training.limits import default_workers, full_precision, one_thread
+from fl_runtime.training.limits import default_workers, full_precision, is_out_of_memory, one_thread
 from fl_runtime.training.measures import Measures
 from fl_runtime.training.pace import Pace
 from fl_runtime.training.plan import Footprint, plan_chunks
@@ -104,6 +105,7 @@ class LocalTrainer:
             return torch.empty(0, self.layout.total, device=self.device)
         check_jobs(jobs)
         ready = self._prepare(jobs[0])
+        ready.check_labels(jobs)
         start = start.detach().to(self.device, torch.float32).contiguous()
         with one_thread(), full_precision(self.device):
             chunks = plan_chunks(jobs, ready.footprint, self._spread())
@@ -145,6 +147,7 @@ class LocalTrainer:
             return self._ready
         if self._ready is not None:
             self._ready.close()
+        classes = _classes(self.model, shape, self.device)
         closed = has_closed_form(self.model, shape)
         if self.path == "auto":
             self.chosen_path = _automatic(closed, self.device)
@@ -154,7 +157,7 @@ class LocalTrainer:
         names: dict[str, KernelName] = {"closed_form": "closed_form", "stacked": "stacked"}
         name = "closed_form" if path == "processes" and closed else names.get(path or "", "sequential")
         recipe = Recipe(name, self.model, shape, self.learning_rate, self.prox, self.device)
-        self._ready = _Ready(recipe, self.workers, self.memory_bytes)
+        self._ready = _Ready(recipe, classes, self.workers, self.memory_bytes)
         return self._ready
 
     def _train_fastest(self, ready: _Ready, start: Tensor, jobs: Sequence[LocalJob], chunks: Sequence[tuple[int, ...]]) -> Tensor:
@@ -201,8 +204,9 @@ def _is_small(ready: _Ready, jobs: Sequence[LocalJob]) -> bool:
 class _Ready:
     """What training on samples of one shape needs, made at the first call."""
 
-    def __init__(self, recipe: Recipe, workers: int, memory_bytes: int | None) -> None:
-        self.recipe, self.workers = recipe, workers
+    def __init__(self, recipe: Recipe, classes: int, workers: int, memory_bytes: int | None) -> None:
+        self.recipe, self.classes, self.workers = recipe, classes, workers
+        self._checked: weakref.WeakValueDictionary[int, Tensor] = weakref.WeakValueDictionary()
         share = None if memory_bytes is None else memory_bytes // (workers if recipe.device.type == "cpu" else 1)
         self.footprint: Footprint | None = recipe.footprint(share)
         self.pace = Pace((THREADS, ALONE))
@@ -210,6 +214,17 @@ class _Ready:
         self._crew_wanted = True
         self._kernels: dict[int, Kernel] = {}
         self._held: OrderedDict[tuple[int, int], tuple[Tensor, Tensor, Data]] = OrderedDict()
+
+    def check_labels(self, jobs: Sequence[LocalJob]) -> None:
+        """Raise InputError for a label that is no class of the model; labels seen before are not looked at again."""
+        for number, job in enumerate(jobs):
+            if self._checked.get(id(job.labels)) is job.labels:
+                continue
+            least, most = (int(value) for value in torch.aminmax(job.labels))
+            if least < 0 or most >= self.classes:
+                wrong = least if least < 0 else most
+                raise InputError(f"jobs[{number}].labels: {wrong}; must be from 0 to {self.classes - 1}, the classes of the model")
+            self._checked[id(job.labels)] = job.labels
 
     def kernel(self, worker: int) -> Kernel:
         """The kernel of a thread."""
@@ -291,6 +306,20 @@ def _mover(device: torch.device) -> Callable[[Tensor], Tensor]:
         return values.pin_memory().to(device, non_blocking=True) if values.device.type == "cpu" else values.to(device)
 
     return move
+
+
+def _classes(model: nn.Module, shape: tuple[int, ...], device: torch.device) -> int:
+    """Number of classes that ``model`` tells apart. Raises InputError if it does not take samples of ``shape``."""
+    try:
+        with torch.no_grad():
+            logits = model(torch.zeros(1, *shape, device=device))
+    except (RuntimeError, ValueError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise InputError(f"samples of shape {shape}: the model does not take them ({str(error).splitlines()[0]})") from error
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:
+        raise InputError(f"samples of shape {shape}: the model must give logits of shape (batch, classes)")
+    return logits.shape[1]
 
 
 def _automatic(closed: bool, device: torch.device) -> str:

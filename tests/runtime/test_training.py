@@ -423,6 +423,23 @@ def test_calls_that_do_not_fit_the_model() -> None:
             trainer.train(start, jobs[:1])
 
 
+@pytest.mark.parametrize(
+    ("shape", "label", "message"),
+    [
+        ((6,), 3, r"jobs\[1\].labels: 3; must be from 0 to 2, the classes of the model"),
+        ((6,), -100, r"jobs\[1\].labels: -100; must be from 0 to 2"),
+        ((7,), 0, r"samples of shape \(7,\): the model does not take them \(mat1 and mat2"),
+    ],
+)
+@pytest.mark.parametrize("path", HERE)
+def test_data_that_do_not_fit_the_model(path: str, shape: tuple[int, ...], label: int, message: str) -> None:
+    jobs = make_jobs(shape, 3, [(4, 1, 2)] * 2)
+    jobs[1].labels[2] = label
+    with pytest.raises(InputError, match=message) as caught:
+        train(build_model("softmax", (6,), 3), torch.zeros(21), jobs, path)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this is about machines without a GPU")
 def test_a_missing_gpu_is_said_so() -> None:
     with pytest.raises(SolverError, match="torch finds no GPU here; use 'cpu'"):
