@@ -17,6 +17,7 @@ from schedopt.feasibility import unreachable_reason
 from schedopt.formulation.uplink import uploads_of
 from schedopt.generate import CpuClass, GenerateSettings, generate_problem, mean_gain
 from schedopt.generate import settings as settings_module
+from schedopt.generate.presets import PRESETS
 from schedopt.problem import TERMS, Problem
 from schedopt.schedule import Schedule
 
@@ -157,6 +158,48 @@ def test_names_and_presets() -> None:
     paper = make(task_names=("svhn", "mnist", "fashion-mnist"))
     assert [t.name for t in paper.tasks] == ["svhn", "mnist", "fashion-mnist"]
     assert paper.tasks[1].model_bits == problem.tasks[0].model_bits
+
+
+SMALL = ("digits", "breast-cancer", "wine")
+#: Samples of the train part, features, classes of the data sets that come with scikit-learn.
+EMBEDDED = {"digits": (1437, 64, 10), "breast-cancer": (455, 30, 2), "wine": (142, 13, 3)}
+
+
+@pytest.mark.parametrize("devices", [2, 6, 15])
+@pytest.mark.parametrize("regime", ["practical", "certified"])
+def test_presets_of_the_small_data_sets(regime: str, devices: int) -> None:
+    """Models with their size in bits, no more samples than there are, and the loss of a guess."""
+    problem = make(devices=devices, regime=regime, task_names=SMALL, min_batch=4)
+    hidden = 200
+    for j, task in enumerate(problem.tasks):
+        train, features, classes = EMBEDDED[task.name]
+        assert (task.dataset, task.model) == (task.name, "mlp" if regime == "practical" else "softmax")
+        perceptron = (features + 1) * hidden + (hidden + 1) * hidden + (hidden + 1) * classes
+        assert task.model_bits == 32 * (perceptron if task.model == "mlp" else (features + 1) * classes)
+        multiply_adds = (task.model_bits / 32) - (2 * hidden + classes if task.model == "mlp" else classes)  # all but the biases
+        cycles = np.median([device.tasks[task.name].cycles_per_sample for device in problem.devices])
+        assert cycles == pytest.approx(72 * multiply_adds, rel=0.25)  # 24 forward, twice that backward; half a spread of 0.2
+        held = problem.arrays.samples[:, j]
+        assert held.sum() <= train and (devices < 7 or held.sum() == train)
+        assert task.initial_gap == pytest.approx(np.log(classes), abs=5e-4)
+
+
+def test_presets_fit_the_embedded_data_sets() -> None:
+    """Sizes as the runtime has them, and the smoothness of softmax regression: half the largest eigenvalue of the second moment."""
+    pytest.importorskip("sklearn")
+    from fl_runtime.datasets import load_dataset
+
+    for name in SMALL:
+        dataset, practical, certified = load_dataset(name), PRESETS["practical"][name], PRESETS["certified"][name]
+        train, features, classes = EMBEDDED[name]
+        assert (len(dataset.train_labels), int(np.prod(dataset.shape)), dataset.num_classes) == (train, features, classes)
+        assert practical.training_set == certified.training_set == train
+        inputs = dataset.standardize(dataset.train_features).reshape(train, -1).astype(float)
+        largest = np.linalg.svd(np.column_stack([inputs, np.ones(train)]), compute_uv=False)[0] ** 2 / train
+        assert certified.smoothness == pytest.approx(largest / 2, rel=5e-3)
+        assert 0.04 < 10 * certified.learning_rate * certified.smoothness <= 0.05
+        # with equal logits the mean squared norm of gradients is E[(|x|² + 1) |p − y|²]; the mean gradient is small beside it
+        assert certified.gradient_variance == pytest.approx((features + 1) * (1 - 1 / classes), rel=0.2)
 
 
 def test_regimes() -> None:
