@@ -736,23 +736,13 @@ def test_generate_refuses() -> None:
     assert refusal("generate", "-o", "") == "'': not a file name"
 
 
-def test_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("data/mnist").mkdir(parents=True)
-    Path("data/mnist/x.gz").touch()
-    Path("data/svhn").mkdir()
-    document = run_json("doctor", "--data-dir", "data")
+def test_doctor() -> None:
+    document = run_json("doctor")
     assert document["schedopt"] == __version__
-    assert {entry["name"]: entry["usable"] for entry in document["data_sets"]} == {
-        "mnist": True, "fashion-mnist": False, "cifar-10": False, "svhn": False,
-    }  # fmt: skip
     backends = {entry["name"]: entry for entry in document["backends"]}
     assert list(backends) == ["clarabel", "ecos", "scs", "mosek"]
     assert backends["clarabel"]["usable"] is True
     assert all(entry["usable"] or entry["remedy"] for section in document.values() if isinstance(section, list) for entry in section)
-    output = run("doctor").stdout
-    assert "SCHEDOPT_DATA_DIR" in output
-    monkeypatch.setenv("SCHEDOPT_DATA_DIR", "data")
-    assert str(Path("data/mnist")) in run("doctor").stdout
 
 
 def test_doctor_names_commands_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -761,20 +751,42 @@ def test_doctor_names_commands_that_exist(monkeypatch: pytest.MonkeyPatch) -> No
     for spec in (object(), None):
         monkeypatch.setattr(doctor, "find_spec", lambda name, spec=spec: spec)
         named = re.findall(r"schedopt ([a-z]\w*)", run("doctor").stdout)
-        assert set(named) <= set(COMMANDS)
-        assert "simulate" not in run("doctor").stdout
+        assert set(named) <= {*COMMANDS, *main.list_commands(None)}  # type: ignore[arg-type]
+        assert "not built" not in run("doctor").stdout
 
 
-def test_doctor_with_a_data_set_that_it_may_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("data/mnist").mkdir(parents=True)
+def attach(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    """A package that adds the section "fields" to the doctor's report."""
+    from schedopt.cli import doctor
 
-    def refuse(path: Path) -> Any:
-        raise PermissionError(13, "Permission denied", str(path))
+    Path("other.py").write_text(body)
+    monkeypatch.syspath_prepend(os.getcwd())
+    monkeypatch.delitem(sys.modules, "other", raising=False)
+    importlib.invalidate_caches()
+    entry = EntryPoint("fields", "other:found", doctor.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(doctor, "entry_points", lambda group: [entry] if group == doctor.ENTRY_POINT_GROUP else [])
 
-    monkeypatch.setattr(Path, "iterdir", refuse)
-    mnist, *_ = run_json("doctor", "--data-dir", "data")["data_sets"]
-    assert mnist["usable"] is False
-    assert mnist["detail"] == "cannot be read: [Errno 13] Permission denied: 'data/mnist'"
+
+def test_doctor_tells_what_other_packages_find(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = "[Finding('wheat', True, f'in {data_dir}'), Finding('rye', False, 'not sown', 'sow it')]"
+    attach(monkeypatch, f"from schedopt.cli.doctor import Finding\ndef found(data_dir):\n    return {found}\n")
+    assert run_json("doctor", "--data-dir", "there")["fields"] == [
+        {"name": "wheat", "usable": True, "detail": "in there", "remedy": None},
+        {"name": "rye", "usable": False, "detail": "not sown", "remedy": "sow it"},
+    ]
+    assert "\nfields\n  ok  wheat  in None\n  no  rye    not sown\n             -> sow it\n" in run("doctor").stdout
+
+
+def test_doctor_with_a_package_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    attach(monkeypatch, "import no_such_module\n")
+    (finding,) = run_json("doctor")["fields"]
+    assert finding["usable"] is False and finding["remedy"] == "pip install 'schedopt[runtime]'"
+    assert finding["detail"] == "other:found cannot be loaded: No module named 'no_such_module'"
+
+
+def test_doctor_with_a_package_that_finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    attach(monkeypatch, "def found(data_dir):\n    return []\n")
+    assert run("doctor").exit_code == 0
 
 
 def test_doctor_without_anything(monkeypatch: pytest.MonkeyPatch) -> None:

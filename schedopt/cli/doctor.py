@@ -1,13 +1,16 @@
-"""``schedopt doctor``: what is usable here, and how to get the rest."""
+"""``schedopt doctor``: what is usable here, and how to get the rest.
+
+Other packages add sections by an entry point in the group ``schedopt.doctor``: its name is the section's title, its value names a function
+of the folder given as ``--data-dir`` (or None) that returns a list of :class:`Finding`.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
-from pathlib import Path
 
 import click
 
@@ -16,12 +19,9 @@ from schedopt.cli.options import json_option
 from schedopt.cli.output import Command, Screen, print_json
 from schedopt.errors import SolverError
 
-__all__ = ["command"]
+__all__ = ["Finding", "command"]
 
-DATA_DIR_VARIABLE = "SCHEDOPT_DATA_DIR"
-
-#: Data sets that problems may name.
-DATA_SETS = ("mnist", "fashion-mnist", "cifar-10", "svhn")
+ENTRY_POINT_GROUP = "schedopt.doctor"
 
 #: What schedopt cannot do without.
 REQUIRED = ("numpy", "scipy", "cvxpy", "highspy", "pydantic", "click", "rich")
@@ -38,8 +38,8 @@ class Optional:
 
 
 OPTIONAL = (
-    Optional("torch", "torch", "runtime", "training by a schedule (not built yet)"),
-    Optional("sklearn", "scikit-learn", "runtime", "data partitions for training (not built yet)"),
+    Optional("torch", "torch", "runtime", "training by a schedule (simulate)"),
+    Optional("sklearn", "scikit-learn", "runtime", "the data sets digits, breast-cancer and wine"),
     Optional("pooch", "pooch", "runtime", "download of data sets"),
     Optional("pyscipopt", "pyscipopt", "scip", "the general global solver SCIP"),
     Optional("matplotlib", "matplotlib", "report", "pictures"),
@@ -57,7 +57,7 @@ class Finding:
 
 
 @click.command("doctor", cls=Command, short_help="Tell what is usable here, and how to get the rest.")
-@click.option("--data-dir", type=click.Path(), metavar="DIR", envvar=DATA_DIR_VARIABLE, show_envvar=True, help="Where data sets are.")
+@click.option("--data-dir", type=click.Path(), metavar="DIR", help="Where data sets are, besides SCHEDOPT_DATA_DIR and the cache.")
 @json_option
 def command(data_dir: str | None, as_json: bool) -> None:
     """Tell which solvers, licences, packages, devices and data sets are usable here, and how to get the rest."""
@@ -66,8 +66,9 @@ def command(data_dir: str | None, as_json: bool) -> None:
         "backends": _backends(),
         "optional": [_optional(entry) for entry in OPTIONAL],
         "devices": _devices(),
-        "data_sets": _data_sets(data_dir),
     }
+    for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name):
+        sections.setdefault(entry.name, []).extend(_attached(entry, data_dir))
     if as_json:
         found = {title: [asdict(finding) for finding in findings] for title, findings in sections.items()}
         print_json({"schedopt": __version__, "python": platform.python_version(), "platform": platform.platform(), **found})
@@ -124,21 +125,13 @@ def _devices() -> list[Finding]:
     return [*findings, Finding("cuda", True, names)]
 
 
-def _data_sets(data_dir: str | None) -> list[Finding]:
-    """A data set is found if its directory is there and not empty; its files are not looked at."""
-    if data_dir is None:
-        remedy = f"set {DATA_DIR_VARIABLE} or give --data-dir"
-        return [Finding(name, False, "no data directory given", remedy) for name in DATA_SETS]
-    findings = []
-    for name in DATA_SETS:
-        path = Path(data_dir) / name
-        try:
-            found = path.is_dir() and any(path.iterdir())
-        except OSError as error:
-            findings.append(Finding(name, False, f"cannot be read: {error}", f"make {path} readable"))
-            continue
-        findings.append(Finding(name, found, str(path) if found else "not found", None if found else f"put its files into {path}"))
-    return findings
+def _attached(entry: EntryPoint, data_dir: str | None) -> list[Finding]:
+    """What another package finds; that it cannot be imported is a finding too."""
+    try:
+        found: list[Finding] = entry.load()(data_dir)
+    except ImportError as error:
+        return [Finding(entry.name, False, f"{entry.value} cannot be loaded: {error}", "pip install 'schedopt[runtime]'")]
+    return found
 
 
 def _print_sections(sections: dict[str, list[Finding]]) -> None:
@@ -147,7 +140,7 @@ def _print_sections(sections: dict[str, list[Finding]]) -> None:
     for title, findings in sections.items():
         screen.line()
         screen.line(f"{title.replace('_', ' ')}")
-        width = max(len(finding.name) for finding in findings) + 2
+        width = max((len(finding.name) for finding in findings), default=0) + 2
         for finding in findings:
             _print_finding(screen, finding, width)
 

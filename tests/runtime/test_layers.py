@@ -21,11 +21,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("engine", "constants", "checkpoint"),
     ("replay", "report"),
     ("simulate",),
-    ("cli",),
+    ("cli", "doctor"),
 )
 GRAPH = ImportGraph(fl_runtime.__file__)
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
-WITHOUT_TORCH = ("errors", "timeline", "datasets", "partition", "drift", "exchange", "rotation", "device_data")
+WITHOUT_TORCH = ("errors", "timeline", "datasets", "partition", "drift", "exchange", "rotation", "device_data", "doctor")
 
 
 @pytest.mark.parametrize("module", GRAPH.modules)
