@@ -186,9 +186,9 @@ def cross_entropy(x: FloatArray, labels: IntArray, model: FloatArray) -> tuple[F
 def least_loss(task: SoftmaxTask, instant: int, worth: float) -> float:
     r"""A lower bound of inf F_g at ``instant``, by duality; 0 where no more than ``worth`` could be gained over it, or nothing is proven.
 
-    For all probabilities α_n with Σ_n c_n (α_n − e_y) x_nᵀ = 0, c_n a sample's share of F_g, F_g ≥ Σ_n c_n H(α_n), H the entropy: of
-    log Σ exp z ≥ ⟨α, z⟩ + H(α). L-BFGS gives p_n with a small ∇F_g = R, and α_n = p_n − R M⁺ x_n, M = Σ c_n x_n x_nᵀ, meets the equation. So
-    the bound is the computed minimum less a gap that vanishes with ∇F_g. Samples that can be told apart without error have inf F_g = 0.
+    For all probabilities α_n with Σ_n c_n (α_n − e_y) x_nᵀ = 0, c_n a sample's share of F_g, F_g ≥ Σ_n c_n H(α_n), H the entropy:
+    log Σ exp z ≥ ⟨α, z⟩ + H(α). L-BFGS gives p_n with a small ∇F_g = R, and α_n = p_n − R M⁺ x_n with M = Σ_n c_n x_n x_nᵀ meets the
+    equation. So the bound is the computed minimum less a gap that vanishes with ∇F_g; samples that a linear model tells apart have 0.
     """
     parts = [(task.weight[i], task.samples(i, instant)) for i in task.devices]
     x, labels = np.concatenate([held.x for _, held in parts]), np.concatenate([held.labels for _, held in parts])

@@ -84,7 +84,7 @@ class Setting:
 def short_set(seed: int = 0) -> Iterator[Setting]:
     """Every partition with every drift and schedule, levels and batches taking turns; and a long run without anything that disturbs."""
     for p, d, s in product(range(len(PARTITIONS)), range(len(DRIFTS)), range(len(SCHEDULES))):
-        level, batch = list(LEVELS)[(p + d + s) % 3], BATCHES[(p + 2 * d + s + d // 2) % 3]
+        level, batch = list(LEVELS)[(p + d + s) % 3], BATCHES[(p + d + 2 * s) % 3]
         yield Setting(PARTITIONS[p], DRIFTS[d], SCHEDULES[s], level, batch, seed=seed)
     yield Setting("iid", "none", "synchronous", "C1+C2", "full", LONG, seed)
 
