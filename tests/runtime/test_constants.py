@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,10 @@ from fl_runtime.datasets import make_dataset
 from fl_runtime.device_data import make_task_data
 from fl_runtime.drift import DriftSpec
 from fl_runtime.errors import DataError
-from fl_runtime.replay import Replay, realised_terms
+from fl_runtime.replay import Replay, realised_terms, replay
 from schedopt.bounds.async_schedule import aggregate
 from schedopt.generate import GenerateSettings, generate_problem
+from schedopt.problem import Problem
 
 CLASSES, FEATURES, SLOTS, SIZES = 3, 4, 6, (5, 9, 1, 14)
 Array = NDArray[np.float64]
@@ -210,9 +212,13 @@ def descent() -> tuple[Replay, float, float]:
     return execute(DESCENT, "digits")
 
 
+def longest_step(run: Replay) -> float:
+    return max(float(np.linalg.norm(after - before)) for before, after in pairwise(run.models))
+
+
 def test_replay_makes_the_steps_of_the_engine(drifting: tuple[Replay, float, float]) -> None:
     run = drifting[0]
-    step = max(float(np.linalg.norm(after - before)) for before, after in zip(run.models, run.models[1:], strict=False))
+    step = longest_step(run)
     assert len(run.models) == DRIFTING.slots + 1
     assert run.schedule.staleness.max() >= 3
     assert run.error() < 1e-4 * step
@@ -262,6 +268,29 @@ def test_theorem_holds(name: str, request: pytest.FixtureRequest) -> None:
     assert 1 < run.ratio < 200
     assert run.bound < run.everywhere
     assert sum(run.terms.values()) == pytest.approx(run.bound)
+
+
+def test_theorem_holds_with_a_proximal_term(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ηρ = 0.5: the last of four steps counts eight times as much as the first."""
+    plain = theory._with_smoothness
+
+    def proximal(setting: Setting, problem: Problem, smoothness: float) -> Problem:
+        data = plain(setting, problem, smoothness).to_dict()
+        data["tasks"][0]["prox"] = 0.5 / data["tasks"][0]["learning_rate"]
+        return Problem.model_validate(data)
+
+    monkeypatch.setattr(theory, "_with_smoothness", proximal)
+    run, *values = execute(replace(DRIFTING, slots=8), "digits")
+    assert run.problem.tasks[0].prox > 0
+    assert run.schedule.steps.max() == theory.STEPS
+    assert compare(DRIFTING, run, *values).violations == []
+    # that the replay knows of it is seen: without it, it goes elsewhere
+    data = run.problem.to_dict()
+    data["tasks"][0]["prox"] = 0.0
+    without = Problem.model_validate(data)
+    other = replay(without, run.schedule, run.task, run.models, DRIFTING.seed)
+    assert run.error() < 1e-4 * longest_step(run)
+    assert other.error() > 1e-2 * longest_step(run)
 
 
 @pytest.mark.parametrize(("constant", "factor"), [("initial_gap", 0.1), ("dissimilarity", 0.0)])
