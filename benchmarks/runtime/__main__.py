@@ -26,7 +26,7 @@ __all__ = ["main"]
 MODELS = ("softmax", "mlp", "cnn")
 #: Of --grid: clients a round, steps, batch.
 GRID = ((1, 2, 20, 100), (1, 10), (1, 32, 256))
-#: Client-local steps of a round of --grid beyond which fewer rounds are run.
+#: Local steps of batch 32 in a round of --grid beyond which fewer samples are taken.
 LONG = 100
 #: Seconds that "auto" gets to find its way on the common workload: it starts processes after three.
 WARM_S = 8.0
@@ -38,8 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(model_names()), metavar="MODEL", help=f"of {names}")
     paths = [path for path in PATHS if path != "sequential"]
     parser.add_argument("--paths", nargs="+", default=["sequential", *paths], choices=list(PATHS), metavar="PATH", help="default: all")
-    parser.add_argument("--rounds", type=at_least(1), default=10, metavar="N", help="rounds of each way (default: 10)")
-    waiting = "before a round, wait at most so long for a quiet machine (default: 0)"
+    sampling = "samples of each way, of about half a second (default: 10)"
+    parser.add_argument("--samples", type=at_least(1), default=10, metavar="N", help=sampling)
+    waiting = "before a sample, wait at most so long for a quiet machine (default: 0)"
     parser.add_argument("--wait", type=float, default=0.0, metavar="S", help=waiting)
     parser.add_argument("--grid", action="store_true", help='path "auto" in many settings instead of every path in one')
     parser.add_argument("-o", "--output", metavar="FILE", help="write the results here as JSON")
@@ -53,13 +54,13 @@ def _cases(options: argparse.Namespace, workload: Workload) -> Iterator[Case]:
     for model in options.models:
         if not options.grid:
             ways = ways_of(model, options.paths)
-            yield measure(model, Setting(), workload, ways, options.rounds, wait_s=options.wait, warm_s=WARM_S, tell=tell)
+            yield measure(model, Setting(), workload, ways, options.samples, wait_s=options.wait, warm_s=WARM_S, tell=tell)
             continue
         for clients, steps, batch in itertools.product(*GRID):
             setting = Setting(clients, steps, batch)
-            rounds = options.rounds if setting.total * batch <= LONG * 32 else max(3, options.rounds // 3)
+            samples = options.samples if setting.total * batch <= LONG * 32 else max(3, options.samples // 3)
             tell(f"{model}, {setting}")
-            yield measure(model, setting, workload, ["auto"], rounds, wait_s=options.wait, threaded=False)
+            yield measure(model, setting, workload, ["auto"], samples, wait_s=options.wait, threaded=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

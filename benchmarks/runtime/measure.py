@@ -1,7 +1,8 @@
-"""Rounds of training, way by way in turn, with what else the machine was doing."""
+"""Rounds of training, way by way in turn, and what else the machine was doing."""
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -21,13 +22,15 @@ __all__ = ["PLAIN", "Case", "Way", "measure", "ways_of"]
 
 PLAIN = "plain loop, 1 thread"
 PLAIN_THREADED = "plain loop, torch threads"
-#: Cores that other processes may keep busy in a round that counts as quiet, and seconds for which that is watched.
-QUIET, WATCH_S = 0.25, 0.08
+#: Cores that other processes may keep busy, on average, in a sample that counts as quiet.
+QUIET = 0.2
+#: Seconds that a sample lasts at least, of as many rounds as it takes: load is told in hundredths of a second.
+SAMPLE_S = 0.4
 
 
 @dataclass
 class Way:
-    """Seconds of every round of one way, and cores that others kept busy just before and after, at most (None: not known)."""
+    """Seconds of a round in every sample of one way, and cores that others kept busy meanwhile (None: not known)."""
 
     name: str
     seconds: list[float] = field(default_factory=list)
@@ -37,7 +40,7 @@ class Way:
 
 @dataclass
 class Case:
-    """One model in one setting: a way per row, rounds in the same order for all."""
+    """One model in one setting: a way per row, samples in the same order for all."""
 
     model: str
     parameters: int
@@ -45,12 +48,12 @@ class Case:
     ways: list[Way]
 
     def quiet(self) -> list[int]:
-        """Rounds in which the machine did nothing else, whichever the way."""
-        rounds = range(len(self.ways[0].seconds))
-        return [r for r in rounds if all(way.others[r] is not None and (way.others[r] or 0.0) < QUIET for way in self.ways)]
+        """Samples during which the machine did nothing else, whichever the way."""
+        samples = range(len(self.ways[0].seconds))
+        return [r for r in samples if all(way.others[r] is not None and (way.others[r] or 0.0) < QUIET for way in self.ways)]
 
     def judged(self) -> list[int]:
-        """The rounds that are reported: the quiet ones if there are at least three, else all."""
+        """The samples that are reported: the quiet ones if there are at least three, else all."""
         quiet = self.quiet()
         return quiet if len(quiet) >= 3 else list(range(len(self.ways[0].seconds)))
 
@@ -59,7 +62,7 @@ class Case:
         return self.setting.total / statistics.median(way.seconds[r] for r in self.judged())
 
     def ratios(self, way: Way) -> list[float]:
-        """How many times as fast as the plain loop, ascending; in rounds a few seconds apart."""
+        """How many times as fast as the plain loop, ascending; in samples a few seconds apart."""
         plain = next(w for w in self.ways if w.name == PLAIN)
         return sorted(plain.seconds[r] / way.seconds[r] for r in self.judged())
 
@@ -75,20 +78,8 @@ def ways_of(model: str, wanted: Sequence[str]) -> list[str]:
     return [path for path in wanted if closed or path != "closed_form"]
 
 
-def _busy_cores(watch_s: float) -> float | None:
-    """Cores that are busy while this process sleeps; None where the system does not say."""
-    before = _jiffies()
-    if before is None:
-        return None
-    begin = time.perf_counter()
-    time.sleep(watch_s)
-    after = _jiffies()
-    assert after is not None
-    return (after - before) / 100.0 / (time.perf_counter() - begin)
-
-
 def _jiffies() -> int | None:
-    """Hundredths of seconds in which a core did something, over all cores."""
+    """Hundredths of seconds in which a core did something, over all cores; None where the system does not say."""
     path = Path("/proc/stat")
     if not path.exists():
         return None
@@ -96,21 +87,43 @@ def _jiffies() -> int | None:
     return sum(fields) - fields[3] - fields[4]  # all but idle and waiting for a disk
 
 
+def _own_jiffies() -> float:
+    """The same of this process and of the processes it started."""
+    own = time.process_time() * 100
+    for task in Path("/proc/self/task").iterdir():
+        for child in (task / "children").read_text().split():
+            try:
+                fields = Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            own += int(fields[11]) + int(fields[12])
+    return own
+
+
+def _others() -> float | None:
+    """Hundredths of seconds in which a core did something for others."""
+    try:
+        everything = _jiffies()
+        return None if everything is None else everything - _own_jiffies()
+    except OSError:
+        return None
+
+
 def measure(
     name: str,
     setting: Setting,
     workload: Workload,
     paths: Iterable[str],
-    rounds: int,
+    samples: int,
     *,
     wait_s: float = 0.0,
     threaded: bool = True,
     warm_s: float = 0.0,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Case:
-    """Train ``rounds`` rounds by every path and by the plain loop, in turn; what comes before, see ``_warm_up``, is not counted.
+    """Take ``samples`` of every path and of the plain loop, in turn; what comes before, see ``_warm_up``, is not counted.
 
-    ``wait_s``: seconds to wait before a round for the machine to do nothing else.
+    ``wait_s``: seconds to wait before a sample of all ways for the machine to do nothing else.
     """
     model = build_model(name, (1, 28, 28), 10)
     start = initial_parameters(model, 0)
@@ -122,19 +135,19 @@ def measure(
             runs[path] = lambda jobs, trainer=trainer: trainer.train(start, jobs)  # type: ignore[misc]
             _warm_up(trainer, start, setting, workload, warm_s if path == "auto" else 0.0)
         case.ways = [Way(label) for label in runs]
-        for number in range(rounds + 1):
-            jobs = workload.jobs(setting, number)
+        repeats: dict[str, int] = {}
+        for number in range(samples + 1):
             _wait(wait_s)
             for way in case.ways if number % 2 else reversed(case.ways):
-                before = _busy_cores(WATCH_S)
-                begin = time.perf_counter()
-                runs[way.name](jobs)
-                seconds = time.perf_counter() - begin
-                after = _busy_cores(WATCH_S)
                 if number:
-                    way.seconds.append(seconds)
-                    way.others.append(None if before is None or after is None else max(before, after))
-            tell(f"{name}, {setting}: round {number} of {rounds}")
+                    rounds = [workload.jobs(setting, 1000 * number + k) for k in range(repeats[way.name])]
+                    _sample(way, rounds, runs[way.name])
+                else:
+                    jobs = workload.jobs(setting, number)
+                    begin = time.perf_counter()
+                    runs[way.name](jobs)
+                    repeats[way.name] = max(1, math.ceil(SAMPLE_S / (time.perf_counter() - begin)))
+            tell(f"{name}, {setting}: sample {number} of {samples}")
         for path, trainer in trainers.items():
             next(way for way in case.ways if way.name == path).chosen_path = trainer.chosen_path
     return case
@@ -168,7 +181,20 @@ def _warm_up(trainer: LocalTrainer, start: torch.Tensor, setting: Setting, workl
         trainer.train(start, workload.jobs(setting, number))
 
 
+def _sample(way: Way, rounds: Sequence[list[LocalJob]], run: Callable[[list[LocalJob]], object]) -> None:
+    before, begin = _others(), time.perf_counter()
+    for jobs in rounds:
+        run(jobs)
+    seconds, after = time.perf_counter() - begin, _others()
+    way.seconds.append(seconds / len(rounds))
+    way.others.append(None if before is None or after is None else max(0.0, after - before) / 100 / seconds)
+
+
 def _wait(wait_s: float) -> None:
     deadline = time.monotonic() + wait_s
-    while time.monotonic() < deadline and (_busy_cores(0.2) or 0.0) >= QUIET:
-        pass
+    while time.monotonic() < deadline:
+        before = _others()
+        time.sleep(0.2)
+        after = _others()
+        if before is None or after is None or (after - before) / 20 < QUIET:
+            return

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.output import WIDTH, machine, versions
-from benchmarks.runtime.measure import Case
+from benchmarks.runtime.measure import QUIET, Case
 from fl_runtime.training.limits import default_workers
 
 __all__ = ["TARGETS", "missed", "print_cases", "results_text"]
@@ -48,15 +48,15 @@ def print_cases(cases: Sequence[Case], source: str, lines: Sequence[str], *, gri
         console.print(table, markup=False, highlight=False)
     load, cores = machine()["load"], default_workers()
     console.print(f"data: {source}; {cores} cores, load as it ended {'unknown' if load is None else f'{load:.1f}'}", highlight=False)
-    console.print("medians; ratios within a round; a round is quiet if others kept less than a quarter of a core busy", highlight=False)
+    console.print(f"medians; ratios within a sample, which is quiet if others kept less than {QUIET:g} cores busy", highlight=False)
     for line in lines:
         console.print(f"missed: {line}", style="red", highlight=False, markup=False, soft_wrap=True)
 
 
 def _table(case: Case) -> Table:
-    quiet, rounds = len(case.quiet()), len(case.ways[0].seconds)
-    used = "those" if len(case.judged()) < rounds else "all"
-    title = f"{case.model}, {case.parameters:,} parameters, {_words(case)}; {quiet} of {rounds} rounds quiet, {used} used"
+    quiet, samples = len(case.quiet()), len(case.ways[0].seconds)
+    used = "those" if len(case.judged()) < samples else "all"
+    title = f"{case.model}, {case.parameters:,} parameters, {_words(case)}; {quiet} of {samples} samples quiet, {used} used"
     table = Table(title=title, title_justify="left")
     for k, column in enumerate(("way", "local steps/s", "ratio", "lowest", "highest", "path")):
         table.add_column(column, justify="left" if k in (0, 5) else "right")
@@ -68,7 +68,7 @@ def _table(case: Case) -> Table:
 
 
 def _grid(cases: Sequence[Case]) -> Table:
-    table = Table(title='path "auto" over the plain loop: median ratio of a round, lowest and highest', title_justify="left")
+    table = Table(title='path "auto" over the plain loop: median ratio, lowest and highest', title_justify="left")
     columns = ("model", "clients", "steps", "batch", "plain steps/s", "auto steps/s", "ratio", "lowest", "highest", "quiet")
     for k, column in enumerate(columns):
         table.add_column(column, justify="left" if k == 0 else "right")
@@ -101,7 +101,7 @@ def results_text(cases: Sequence[Case], source: str, lines: Sequence[str], *, in
 
 
 def _case_data(case: Case) -> dict[str, Any]:
-    data = asdict(case) | {"quiet_rounds": case.quiet(), "used_rounds": case.judged()}
+    data = asdict(case) | {"quiet_samples": case.quiet(), "used_samples": case.judged()}
     for way, row in zip(case.ways, data["ways"], strict=True):
         row["steps_per_s"] = case.steps_per_s(way)
         row["ratio"] = statistics.median(case.ratios(way))

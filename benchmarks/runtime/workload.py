@@ -65,7 +65,7 @@ def load_workload(clients: int = 100, samples: int = 600) -> Workload:
     else:
         size = clients * samples
         features = torch.from_numpy(dataset.standardize(dataset.train_features[:size]))
-        labels = torch.from_numpy(np.asarray(dataset.train_labels[:size], dtype=np.int64))
+        labels = torch.from_numpy(np.array(dataset.train_labels[:size], dtype=np.int64))
         source = "MNIST"
     # a copy each: clients of a simulation do not lie in one array
     parts = range(0, clients * samples, samples)

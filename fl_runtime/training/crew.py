@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -178,25 +179,25 @@ class ProcessCrew:
 
     def _hand_out(self, orders: Sequence[Order], recipe: bytes) -> int:
         waiting = list(reversed(orders))
-        busy: dict[Connection, tuple[_Worker, int]] = {}
+        workers = {worker.connection: worker for worker in self._held.workers}
+        asked: dict[Connection, deque[int]] = {connection: deque() for connection in workers}
         fewest = 0
 
-        def give(worker: _Worker) -> None:
-            order = waiting.pop()
-            self._send(worker, order, recipe)
-            busy[worker.connection] = worker, len(order.pieces)
+        def give(connection: Connection) -> None:
+            if waiting:
+                order = waiting.pop()
+                self._send(workers[connection], order, recipe)
+                asked[connection].append(len(order.pieces))
 
-        for worker in self._held.workers[: len(orders)]:
-            give(worker)
-        while busy:
-            for ready in wait(list(busy)):
+        for connection in [*workers, *workers]:  # one more than it works on, so that it need not wait for the next
+            give(connection)
+        while busy := [connection for connection, sizes in asked.items() if sizes]:
+            for ready in wait(busy):
                 assert isinstance(ready, Connection)
-                worker, asked = busy.pop(ready)
-                done = _result(worker.receive())
-                if done < asked:
+                done, size = _result(workers[ready].receive()), asked[ready].popleft()
+                if done < size:
                     fewest = min(done, fewest or done)
-                if waiting:
-                    give(worker)
+                give(ready)
         return fewest
 
     def _send(self, worker: _Worker, order: Order, recipe: bytes) -> None:

@@ -38,9 +38,9 @@ def test_command(workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(command, "load_workload", lambda: workload)
     monkeypatch.setattr(command, "Setting", lambda *sizes: Setting(2, 2, 4))
     monkeypatch.setattr(command, "WARM_S", 0.0)
-    monkeypatch.setattr(measuring, "WATCH_S", 0.01)
+    monkeypatch.setattr(measuring, "SAMPLE_S", 0.01)
     output = tmp_path / "results" / "runtime.json"
-    code = command.main(["--models", "softmax", "--paths", "auto", "sequential", "--rounds", "3", "-o", str(output)])
+    code = command.main(["--models", "softmax", "--paths", "auto", "sequential", "--samples", "3", "-o", str(output)])
     data = json.loads(output.read_text())
     assert code == int(bool(data["missed"]))
     (case,) = data["cases"]
@@ -53,12 +53,12 @@ def test_command(workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_grid(workload: Workload, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(command, "load_workload", lambda: workload)
     monkeypatch.setattr(command, "GRID", ((1, 3), (2,), (5,)))
-    monkeypatch.setattr(measuring, "WATCH_S", 0.01)
-    assert command.main(["--models", "softmax", "--grid", "--rounds", "3"]) in (0, 1)
+    monkeypatch.setattr(measuring, "SAMPLE_S", 0.01)
+    assert command.main(["--models", "softmax", "--grid", "--samples", "3"]) in (0, 1)
     assert capsys.readouterr().out.count("softmax") >= 2
 
 
-@pytest.mark.parametrize("arguments", [["--models", "softmaxx"], ["--rounds", "0"], ["--paths", "fast"]])
+@pytest.mark.parametrize("arguments", [["--models", "softmaxx"], ["--samples", "0"], ["--paths", "fast"]])
 def test_bad_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         command.main(arguments)
