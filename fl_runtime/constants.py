@@ -148,7 +148,9 @@ class SoftmaxTask:
 
     def loss(self, instant: int, model: FloatArray) -> float:
         """F_g at ``model``."""
-        return float(sum(self.weight[i] * self.local(i, instant, model).loss for i in self.devices))
+        held = [self.samples(i, instant) for i in self.devices]
+        losses = [cross_entropy(samples.x, samples.labels, model)[0].mean() for samples in held]
+        return float(self.weight[self.devices] @ losses)
 
     @cached_property
     def smoothness(self) -> float:
@@ -296,7 +298,7 @@ def constants_on_path(
         # the uploads of instant g + 1 compare these gradients with those of the data that they received
         earliest = int(min(schedule.start[schedule.end == g + 1], default=g))
         drift = np.maximum(drift, _drift(task, g, w, now, min(earliest, g - 1)))
-        if g >= 1:
+        if g >= 1 and not task.unchanged(g - 1):
             rise = max(rise, task.loss(g, w) - task.loss(g - 1, w))
     return TheoremConstants(
         smoothness=task.smoothness,

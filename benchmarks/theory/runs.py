@@ -59,7 +59,7 @@ BATCHES = ("8", "64", "full")
 STEPS, STALENESS = 4, 5
 DEVICES, SAMPLES = 6, 720
 #: horizons: of most runs, and of those that are to come near the optimum, where the bound is sharpest
-SLOTS, LONG = 30, 300
+SLOTS, LONG = 25, 300
 #: what is used of MNIST
 MNIST, TRAIN, TEST = "mnist-12000", 12_000, 1_000
 
