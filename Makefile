@@ -1,4 +1,4 @@
-# make demo: set up, then solve the main problem.    make test: set up, then run the whole test suite.
+# make demo: set up, solve the main problem, solve and train a small one.    make test: set up, then run the whole test suite.
 # Both need only Python 3.11-3.13, make and git. The set-up lands in .venv and is done once.
 
 PYTHON ?= python3
@@ -13,7 +13,9 @@ SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13)
 .PHONY: demo test setup bench lint clean distclean
 
 demo: setup
-	$(BIN)/schedopt solve problems/10dev_3task.json --certify --time-limit 60 -o out.json
+	$(BIN)/schedopt solve problems/10dev_3task.json --certify --time-limit 40 -o out.json
+	$(BIN)/schedopt solve problems/quickstart.json --certify --time-limit 10 -o quickstart.json
+	$(BIN)/schedopt simulate --schedule quickstart.json -o quickstart_report.json
 
 test: setup
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -40,7 +42,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 # Leaves .venv alone; distclean removes it too.
 clean:
-	rm -rf build dist out.json .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf build dist out.json quickstart.json quickstart_report.json* .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find schedopt fl_runtime tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 distclean: clean

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
+import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from schedopt.cli import COMMANDS, main
+from schedopt.cli import main
 from schedopt.registry import solver_names
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,6 +43,9 @@ def _is_head(rows: list[list[str]], k: int) -> bool:
     return k + 1 < len(rows) and set("".join(rows[k + 1])) <= set("-: ")
 
 
+#: Our own commands and those that the runtime attaches.
+COMMANDS = main.list_commands(click.Context(main))  # type: ignore[attr-defined]
+
 LINES = [line for block in blocks("bash") for line in block.splitlines() if line]
 
 
@@ -59,14 +66,20 @@ def test_commands_and_their_options_exist(line: str) -> None:
             assert (ROOT / argument).is_file()
 
 
+def test_make_clean_removes_what_make_demo_writes() -> None:
+    written = re.findall(r" -o (\S+)", MAKEFILE.split("\ndemo:", 1)[1].split("\n\n", 1)[0])
+    removed = MAKEFILE.split("\nclean:", 1)[1].split("\n\n", 1)[0].split()
+    assert written and [path for path in written if not any(fnmatch.fnmatch(path, pattern) for pattern in removed)] == []
+
+
 def test_every_line_of_shell_is_known() -> None:
     assert [line for line in LINES if not line.startswith(("make ", "schedopt "))] == [". .venv/bin/activate"]
 
 
 def test_what_the_commands_write_is_ignored() -> None:
     """Following the README leaves nothing for git to report."""
-    written = set(re.findall(r"(?:schedopt|python) .* -o (\S+)", "\n".join([*LINES, MAKEFILE])))
-    assert {"schedule.json", "schedule.json.gz", "problem.json", "out.json"} <= written
+    written = set(re.findall(r"(?:schedopt|python) .* (?:-o|--events) (\S+)", "\n".join([*LINES, MAKEFILE])))
+    assert {"schedule.json", "schedule.json.gz", "problem.json", "out.json", "report.json", "quickstart.json"} <= written
     ignored = set((ROOT / ".gitignore").read_text().split())
     missing = {path for path in written if not any(f"/{path}".startswith(entry) for entry in ignored if entry.startswith("/"))}
     assert missing == set()
@@ -78,10 +91,27 @@ def test_command_table_is_complete() -> None:
 
 
 def test_python_example_runs() -> None:
-    (code,) = blocks("python")
+    (code,) = blocks("python")  # at the left margin; the example of a data set is inside a list
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert "mnist: bound" in done.stdout
+
+
+def test_data_set_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fl_runtime.datasets import load_dataset, registry
+
+    monkeypatch.setattr(registry, "_registered", {})
+    (code,) = re.findall(r"^  ```python\n(.*?)^  ```", README, flags=re.MULTILINE | re.DOTALL)
+    np.savez(tmp_path / "mine.npz", x=np.eye(3), y=[0, 1, 2], x_test=np.eye(3), y_test=[0, 1, 2])
+    exec(textwrap.dedent(code), {})
+    assert load_dataset("mine", data_dir=tmp_path).num_classes == 3
+
+
+def test_options_of_simulate_exist() -> None:
+    help_text = CliRunner().invoke(main, ["simulate", "--help"]).output
+    named = set(re.findall(r"`(--[\w-]+)", section("Training by a schedule")))
+    assert {"--partition", "--drift", "--resume", "--path"} <= named
+    assert [option for option in named if option not in help_text] == []
 
 
 def test_solver_table_matches_the_registry() -> None:
@@ -92,9 +122,11 @@ def test_layout_table_matches_the_tree() -> None:
     listed = [path for row in table_rows(section("Layout")) for path in re.findall(r"`([^`]+)`", row[0])]
     assert len(listed) == len(set(listed))
     assert [path for path in listed if not (ROOT / path).exists()] == []
-    modules = {f"schedopt/{path.name}" for path in (ROOT / "schedopt").glob("*.py") if not path.name.startswith("__")}
-    packages = {f"schedopt/{path.parent.name}/" for path in (ROOT / "schedopt").glob("*/__init__.py")}
-    assert (modules | packages) - set(listed) == set()
+    mentioned = {path for row in table_rows(section("Layout")) for cell in row for path in re.findall(r"`([^`]+)`", cell)}
+    for package in ("schedopt", "fl_runtime"):
+        modules = {f"{package}/{path.name}" for path in (ROOT / package).glob("*.py") if not path.name.startswith("__")}
+        packages = {f"{package}/{path.parent.name}/" for path in (ROOT / package).glob("*/__init__.py")}
+        assert (modules | packages) - mentioned == set()
 
 
 def test_paths_in_the_text_exist() -> None:
