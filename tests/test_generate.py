@@ -319,6 +319,11 @@ def test_all_settings_give_valid_problems(options: dict[str, Any], tasks: int, s
     assert np.all(a.has_data.any(axis=1)) and np.all(a.has_data.any(axis=0))
 
 
+def test_the_smallest_number_is_taken_for_none() -> None:
+    problem = make(gradient_variance=5e-324, gradient_drift=1e-310)
+    assert not problem.arrays.gradient_variance.any() and not problem.arrays.gradient_drift.any()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -12,6 +12,8 @@ __all__ = ["DIGITS", "apportion", "rounded", "stream"]
 
 #: Decimal digits of the random numbers in a problem.
 DIGITS = 6
+#: Below this a number has lost digits, and its power of ten may be zero: it is taken for zero.
+_TINY = np.finfo(float).tiny
 #: One stream of random numbers per topic; new topics go to the end.
 _TOPICS = ("position", "shadowing", "fading", "cpu", "power", "downlink", "budget", "holders", "sizes", "cycles", "gradients")
 
@@ -24,6 +26,7 @@ def stream(seed: int, topic: str, *index: int) -> np.random.Generator:
 def rounded(values: FloatArray | float) -> Any:
     """Values with few digits, so that files stay readable; a list for an array."""
     array = np.asarray(values, float)
+    array = np.where(np.abs(array) < _TINY, 0.0, array)
     with np.errstate(divide="ignore", invalid="ignore"):
         exponent = np.where(array > 0, np.floor(np.log10(array)), 0.0)
     mantissa = np.round(array / 10.0**exponent, DIGITS - 1)
