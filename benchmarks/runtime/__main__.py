@@ -28,6 +28,8 @@ MODELS = ("softmax", "mlp", "cnn")
 GRID = ((1, 2, 20, 100), (1, 10), (1, 32, 256))
 #: Local steps of batch 32 in a round of --grid beyond which fewer samples are taken.
 LONG = 100
+#: Samples computed with in a round of --grid, at most: the rest would take minutes each.
+MOST = 60_000
 #: Seconds that "auto" gets to find its way on the common workload: it starts processes after three.
 WARM_S = 8.0
 
@@ -40,6 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--paths", nargs="+", default=["sequential", *paths], choices=list(PATHS), metavar="PATH", help="default: all")
     sampling = "samples of each way, of about half a second (default: 10)"
     parser.add_argument("--samples", type=at_least(1), default=10, metavar="N", help=sampling)
+    threaded = "also the plain loop with torch's own threads, which crawls on a busy machine"
+    parser.add_argument("--torch-threads", action="store_true", help=threaded)
     waiting = "before a sample, wait at most so long for a quiet machine (default: 0)"
     parser.add_argument("--wait", type=float, default=0.0, metavar="S", help=waiting)
     parser.add_argument("--grid", action="store_true", help='path "auto" in many settings instead of every path in one')
@@ -54,10 +58,22 @@ def _cases(options: argparse.Namespace, workload: Workload) -> Iterator[Case]:
     for model in options.models:
         if not options.grid:
             ways = ways_of(model, options.paths)
-            yield measure(model, Setting(), workload, ways, options.samples, wait_s=options.wait, warm_s=WARM_S, tell=tell)
+            yield measure(
+                model,
+                Setting(),
+                workload,
+                ways,
+                options.samples,
+                wait_s=options.wait,
+                threaded=options.torch_threads,
+                warm_s=WARM_S,
+                tell=tell,
+            )
             continue
         for clients, steps, batch in itertools.product(*GRID):
             setting = Setting(clients, steps, batch)
+            if setting.total * batch > MOST:
+                continue
             samples = options.samples if setting.total * batch <= LONG * 32 else max(3, options.samples // 3)
             tell(f"{model}, {setting}")
             yield measure(model, setting, workload, ["auto"], samples, wait_s=options.wait, threaded=False)

@@ -40,7 +40,7 @@ def test_command(workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(command, "WARM_S", 0.0)
     monkeypatch.setattr(measuring, "SAMPLE_S", 0.01)
     output = tmp_path / "results" / "runtime.json"
-    code = command.main(["--models", "softmax", "--paths", "auto", "sequential", "--samples", "3", "-o", str(output)])
+    code = command.main(["--models", "softmax", "--paths", "auto", "sequential", "--samples", "3", "--torch-threads", "-o", str(output)])
     data = json.loads(output.read_text())
     assert code == int(bool(data["missed"]))
     (case,) = data["cases"]
