@@ -69,7 +69,7 @@ def command(ctx: click.Context, schedule_path: str, output: str | None, resume: 
         try:
             report = _simulate(stack, file, settings, options, kept, resume=resume)
         except KeyboardInterrupt:
-            where = f"; go on with --resume, checkpoint in {kept}" if kept else ""
+            where = f"; go on with --resume, checkpoint in {kept}" if kept is not None and os.path.exists(kept) else ""
             click.echo(f"interrupted{where}", err=True)
             ctx.exit(INTERRUPTED)
         interrupts.armed = False

@@ -106,8 +106,9 @@ class Engine:
     def measured(self, task: int) -> float | None:
         """Left side of Theorem 1, (1/H) Σ_g h_g ‖∇F_{g−1}(w^{g−1})‖²; None if not measured, or if the task is never trained."""
         h = aggregate(self.timeline.problem.arrays, self.timeline.schedule).h_instant[task]
-        norms = dict(zip(self.records[task].instants, self.records[task].gradient_norm2, strict=True))
         if not self.gradient or h.sum() == 0:
             return None
-        used = np.flatnonzero(h)
-        return float(sum(h[g] * norms[g - 1] for g in used) / h.sum())
+        record = self.records[task]
+        before = np.zeros(len(h))
+        before[np.array(record.instants)] = np.array(record.gradient_norm2, dtype=float)
+        return float(h[1:] @ before[:-1] / h.sum())

@@ -128,11 +128,18 @@ def _task_report(engine: Engine, evaluation: Evaluation, j: int, data: TaskData,
 def _device_report(engine: Engine, i: int, data: list[TaskData]) -> DeviceReport:
     problem, schedule, meter = engine.timeline.problem, engine.timeline.schedule, engine.meter
     mine = (schedule.device == i) & meter.received
-    sums = [float(energy[mine].sum()) for energy in (meter.receive_j(), meter.compute_j(), meter.upload_j(), meter.energy_j())]
     held = [j for j in range(len(problem.tasks)) if data[j].sizes[i]]
 
     def labels(instant: int) -> dict[str, list[int]]:
         return {problem.tasks[j].name: data[j].label_counts(i, instant).tolist() for j in held}
 
-    return DeviceReport(*sums, int(schedule.length[mine].sum()), labels(0), labels(problem.arrays.slots))
+    return DeviceReport(
+        receive_j=float(meter.receive_j()[mine].sum()),
+        compute_j=float(meter.compute_j()[mine].sum()),
+        upload_j=float(meter.upload_j()[mine].sum()),
+        energy_j=float(meter.energy_j()[mine].sum()),
+        busy_slots=int(schedule.length[mine].sum()),
+        label_counts=labels(0),
+        final_label_counts=labels(problem.arrays.slots),
+    )
 

@@ -135,7 +135,7 @@ class TaskRun:
 
     def _holders(self) -> list[int]:
         """Devices that hold data and count: of weight zero, a device is in no global loss."""
-        return [device for device in np.flatnonzero(self.weight > 0) if self.data.sizes[device]]
+        return [int(device) for device in np.flatnonzero(self.weight > 0) if self.data.sizes[device]]
 
     def _samples(self, device: int, instant: int) -> tuple[Tensor, Tensor]:
         """A device's data as tensors: the same objects as long as the data stay the same."""
