@@ -15,8 +15,8 @@ from fl_runtime.training.layout import Layout
 
 __all__ = ["ClosedFormKernel"]
 
-#: Numbers kept for one piece of a batch on a CPU: more would leave the caches of a core.
-PIECE = 3_000_000
+#: Numbers kept for one piece of a batch on a CPU: more would leave the caches of a core. Pieces are of a multiple of so many samples.
+PIECE, PIECE_OF = 5_000_000, 32
 
 
 class ClosedFormKernel:
@@ -36,7 +36,7 @@ class ClosedFormKernel:
         self.work = Workspace(device)
         self.classes = self.layout.shapes[-1][0]  # of the last layer's bias or weight
         kept = self._kept((math.prod(shape),) if self.flat else shape)
-        self.piece = max(1, PIECE // kept) if device.type == "cpu" else None
+        self.piece = max(PIECE_OF, PIECE // kept // PIECE_OF * PIECE_OF) if device.type == "cpu" else None
 
     def footprint(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Numbers held per job, and per job and sample of a batch: two copies of the parameters, activations, the batch itself."""
