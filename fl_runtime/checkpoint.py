@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import pickle
@@ -17,6 +18,10 @@ from schedopt.io import read_bytes, write_bytes
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
 _SCHEMA = "schedopt.checkpoint/1"
+#: In front of the content stands its SHA-256: torch would not notice every bit that flipped.
+_DIGEST_BYTES = 32
+#: A larger file is refused unread.
+_MOST_BYTES = 2**36
 
 
 def save_checkpoint(path: str | os.PathLike[str], identity: str, state: Mapping[str, Any]) -> None:
@@ -26,22 +31,26 @@ def save_checkpoint(path: str | os.PathLike[str], identity: str, state: Mapping[
     """
     buffer = io.BytesIO()
     torch.save({"schema": _SCHEMA, "identity": identity, "state": dict(state)}, buffer)
-    write_bytes(path, buffer.getvalue())
+    data = buffer.getvalue()
+    write_bytes(path, hashlib.sha256(data).digest() + data)
 
 
-def load_checkpoint(path: str | os.PathLike[str], identity: str) -> dict[str, Any]:
-    """What :func:`save_checkpoint` wrote.
+def load_checkpoint(path: str | os.PathLike[str], identity: str | None) -> dict[str, Any]:
+    """What :func:`save_checkpoint` wrote; with ``identity`` None, of whichever run.
 
     Raises :class:`~schedopt.errors.InputError` for a file that cannot be read, is none of ours, or is of a run other than ``identity``.
     """
-    data = read_bytes(path)
+    content = read_bytes(path, most=_MOST_BYTES)
+    digest, data = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    if hashlib.sha256(data).digest() != digest:
+        raise InputError(f"{os.fspath(path)}: not a checkpoint of schedopt, or damaged; remove it to start anew")
     try:
         found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, zipfile.BadZipFile, ValueError, KeyError, AttributeError, TypeError):
         raise InputError(f"{os.fspath(path)}: not a checkpoint of schedopt, or damaged; remove it to start anew") from None
     if not isinstance(found, dict) or found.get("schema") != _SCHEMA:
         raise InputError(f"{os.fspath(path)}: not a checkpoint of schedopt ({_SCHEMA})")
-    if found.get("identity") != identity:
+    if identity is not None and found.get("identity") != identity:
         raise InputError(
             f"{os.fspath(path)}: is of another run (schedule, seed, data, models and options must be the same); remove it to start anew"
         )

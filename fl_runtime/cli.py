@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from schedopt.cli.options import PositiveNumber, WholeNumber, json_option, output_option, seed_option
-from schedopt.cli.output import STDOUT, Command, Screen, number, print_json, write_output
+from schedopt.cli.output import STDOUT, Command, Screen, number, print_json, report_error, write_output
 from schedopt.cli.signals import interruptible
 from schedopt.errors import InputError, SolverError
 
@@ -55,9 +55,12 @@ def command(ctx: click.Context, schedule_path: str, output: str | None, resume: 
     Reports accuracy and loss over virtual time, energy, staleness, and measured gradient norms beside the bound. Ctrl-C (or SIGTERM)
     keeps a checkpoint, if there is a file for it, and the exit code is 130; --resume goes on to the same report.
     """
+    from fl_runtime.timeline import events_text
     from schedopt.io import check_output, load_schedule
 
     kept = _checkpoint_path(options["checkpoint"], output, resume=resume)
+    if as_json and options["events"] == STDOUT:
+        raise InputError("--events -: standard output has one JSON object with --json; give a file")
     for path in (output, options["events"], kept):
         if path not in (None, STDOUT):
             check_output(path, inputs=(schedule_path,))
@@ -66,17 +69,27 @@ def command(ctx: click.Context, schedule_path: str, output: str | None, resume: 
     settings = _settings(options)
     with ExitStack() as stack:
         interrupts = stack.enter_context(interruptible())
+        simulation = _prepare(stack, file, settings, options, kept, resume=resume)
+        told = len(simulation.warnings)
         try:
-            report = _simulate(stack, file, settings, options, kept, resume=resume)
+            with _live(simulation) as show:
+                report = simulation.run(checkpoint=kept, every_s=options["checkpoint_every"], on_instant=show)
         except KeyboardInterrupt:
-            where = f"; go on with --resume, checkpoint in {kept}" if kept is not None and os.path.exists(kept) else ""
-            click.echo(f"interrupted{where}", err=True)
-            ctx.exit(INTERRUPTED)
+            where = f"; go on with --resume, checkpoint in {kept}" if kept is not None and simulation.save(kept) else ""
+            ctx.exit(report_error(f"interrupted{where}", INTERRUPTED, as_json=as_json))
         interrupts.armed = False
-        _deliver(report, output, kept, as_json=as_json)
+        for warning in report.warnings[told:]:
+            click.echo(f"warning: {warning}", err=True)
+        if options["events"] is not None:
+            write_output(options["events"], "".join(events_text(simulation.engine.timeline)))
+        _deliver(report, output, as_json=as_json)
+        if kept is not None:
+            simulation.discard(kept)
 
 
 def _checkpoint_path(given: str | None, output: str | None, *, resume: bool) -> str | None:
+    if given == STDOUT:
+        raise InputError("--checkpoint -: must be a file; it is not text")
     if given is not None:
         return given
     if output not in (None, STDOUT):
@@ -88,9 +101,10 @@ def _checkpoint_path(given: str | None, output: str | None, *, resume: bool) -> 
 
 def _require_distinct(*paths: str | None) -> None:
     given = [path for path in paths if path is not None]
-    for k, path in enumerate(given):
-        if path in given[:k]:
-            raise InputError(f"{path}: is given for two outputs; they must be different files")
+    real = [path if path == STDOUT else os.path.realpath(path) for path in given]
+    for k, path in enumerate(real):
+        if path in real[:k]:
+            raise InputError(f"{given[k]}: is given for two outputs; they must be different files")
 
 
 def _settings(options: dict[str, Any]) -> SimulateSettings:
@@ -132,12 +146,12 @@ def _by_task(option: str, choices: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def _simulate(
+def _prepare(
     stack: ExitStack, file: ScheduleFile, settings: SimulateSettings, options: dict[str, Any], kept: str | None, *, resume: bool
-) -> SimulationReport:
+) -> Simulation:
+    """The simulation, at the instant from which it is to go on."""
     from fl_runtime.datasets.progress import download_bars
     from fl_runtime.simulate import Simulation
-    from fl_runtime.timeline import events_text
 
     with download_bars() as bars:
         simulation = stack.enter_context(Simulation(file.problem, file.schedule, settings, seed=options["seed"], progress=bars))
@@ -145,15 +159,7 @@ def _simulate(
         click.echo(f"warning: {warning}", err=True)
     if resume and kept is not None and simulation.resume(kept):
         click.echo(f"resumed at instant {simulation.engine.instant} of {simulation.engine.slots}", err=True)
-    if options["events"] is not None:
-        write_output(options["events"], "".join(events_text(simulation.engine.timeline)))
-    with _live(simulation) as show:
-        try:
-            return simulation.run(checkpoint=kept, every_s=options["checkpoint_every"], on_instant=show)
-        except KeyboardInterrupt:
-            if kept is not None:
-                simulation.save(kept)
-            raise
+    return simulation
 
 
 @contextmanager
@@ -170,12 +176,9 @@ def _live(simulation: Simulation) -> Iterator[Any]:
         yield at
 
 
-def _deliver(report: SimulationReport, output: str | None, kept: str | None, *, as_json: bool) -> None:
+def _deliver(report: SimulationReport, output: str | None, *, as_json: bool) -> None:
     if output is not None:
         write_output(output, report.text())
-    if kept is not None:
-        with suppress(FileNotFoundError):
-            os.unlink(kept)
     if as_json and output != STDOUT:
         print_json(_summary(report, output))
     elif not as_json and output != STDOUT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from fl_runtime.device_data import TaskData
 from fl_runtime.engine import Engine
 from schedopt.objective import Evaluation
 
-__all__ = ["REPORT_SCHEMA", "DeviceReport", "SimulationReport", "TaskReport", "make_report"]
+__all__ = ["REPORT_SCHEMA", "DeviceReport", "SimulationReport", "TaskReport", "diverged", "make_report", "plain"]
 
 REPORT_SCHEMA = "schedopt.report/1"
 
@@ -78,8 +79,27 @@ class SimulationReport:
         return {"schema": REPORT_SCHEMA, **asdict(self)}
 
     def text(self) -> str:
-        """The text of ``report.json``."""
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        """The text of ``report.json``; what training drove to infinity or beyond is null."""
+        return json.dumps(plain(self.to_dict()), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def plain(value: Any) -> Any:
+    """``value`` with null for numbers that JSON lacks."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    return [plain(entry) for entry in value] if isinstance(value, list) else value
+
+
+def diverged(engine: Engine) -> list[str]:
+    """A warning for every task whose loss is no number at some instant."""
+    found = []
+    for task, record in zip(engine.timeline.problem.tasks, engine.records, strict=True):
+        lost = [g for g, loss in zip(record.instants, record.loss, strict=True) if not math.isfinite(loss)]
+        if lost:
+            found.append(f"task {task.name!r}: training diverged, the loss is no finite number from instant {lost[0]} on")
+    return found
 
 
 def make_report(

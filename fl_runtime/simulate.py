@@ -21,7 +21,7 @@ from fl_runtime.drift import DriftSpec
 from fl_runtime.engine import Engine
 from fl_runtime.models import build_model, initial_parameters, num_parameters
 from fl_runtime.partition import PartitionSpec
-from fl_runtime.report import SimulationReport, make_report
+from fl_runtime.report import SimulationReport, diverged, make_report
 from fl_runtime.task_run import DATA_STREAM, MODEL_STREAM, TaskRun, seed_of
 from fl_runtime.timeline import Timeline
 from fl_runtime.training import LocalTrainer
@@ -101,6 +101,8 @@ class Simulation:
         timeline = Timeline(problem, schedule)
         self.engine = Engine(timeline, runs, gradient=settings.gradient, measure_every=settings.measure_every)
         self._before_s, self._begun = 0.0, time.monotonic()
+        #: whether the checkpoint file is this run's: written by it or resumed from
+        self._own = False
 
     def __enter__(self) -> Simulation:
         return self
@@ -126,6 +128,7 @@ class Simulation:
         if not Path(checkpoint).exists():
             return False
         state = load_checkpoint(checkpoint, self.identity)
+        self._own = True
         self._before_s = float(state["wall_s"])
         self.engine.restore(state["engine"])
         return True
@@ -135,6 +138,8 @@ class Simulation:
     ) -> SimulationReport:
         """Run to the end and report; ``checkpoint`` is written when ``every_s`` seconds have passed since the last."""
         self._begun = last = time.monotonic()
+        if checkpoint is not None and not self._own and Path(checkpoint).exists():
+            load_checkpoint(checkpoint, None)  # another run's may be replaced, anything else may not
 
         def after(instant: int) -> None:
             nonlocal last
@@ -146,9 +151,25 @@ class Simulation:
         self.engine.run(after)
         return self.report()
 
-    def save(self, checkpoint: str | Path) -> None:
-        """Write a checkpoint: of the last whole instant, if the run was stopped in the middle of one."""
-        save_checkpoint(checkpoint, self.identity, {"engine": self.engine.state(), "wall_s": self._wall_s()})
+    def save(self, checkpoint: str | Path) -> bool:
+        """Write a checkpoint: of the last whole instant, if the run was stopped in the middle of one; whether that could be done.
+
+        A checkpoint is an aid: one that cannot be written is a warning, not the end of the training.
+        """
+        try:
+            save_checkpoint(checkpoint, self.identity, {"engine": self.engine.state(), "wall_s": self._wall_s()})
+        except InputError as error:
+            warning = f"checkpoint not written: {error}"
+            if warning not in self.warnings:
+                self.warnings.append(warning)
+            return False
+        self._own = True
+        return True
+
+    def discard(self, checkpoint: str | Path) -> None:
+        """Remove the checkpoint, if it is this run's."""
+        if self._own:
+            Path(checkpoint).resolve().unlink(missing_ok=True)
 
     def report(self) -> SimulationReport:
         """What happened so far."""
@@ -163,7 +184,7 @@ class Simulation:
             device=s.device,
             versions=_versions(),
             settings=settings,
-            warnings=list(self.warnings),
+            warnings=[*self.warnings, *diverged(self.engine)],
             wall_s=self._wall_s(),
         )
 

@@ -151,8 +151,9 @@ def _read_object(path: PathLike) -> dict[str, Any]:
     return parse_object(text)
 
 
-def _read_bytes(path: PathLike, most: int = MAX_FILE_BYTES) -> bytes:
+def _read_bytes(path: PathLike, most: int | None = None) -> bytes:
     """The bytes of a regular file of sensible size; whatever else ``path`` is (a pipe, a device) is not even opened."""
+    most = MAX_FILE_BYTES if most is None else most
     _require_regular(os.stat(path))
     # opened without waiting and looked at again: what is at ``path`` may have changed in between
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -160,7 +161,8 @@ def _read_bytes(path: PathLike, most: int = MAX_FILE_BYTES) -> bytes:
         info = os.fstat(descriptor)
         _require_regular(info)
         _require_size(info.st_size, most)
-        data = file.read(most + 1)  # the stated size of some regular files (/proc) is wrong
+        # the stated size of some regular files (/proc) is wrong
+        data = file.read(min(most, max(info.st_size, MAX_FILE_BYTES)) + 1)
     _require_size(len(data), most)
     return data
 
@@ -235,8 +237,8 @@ def write_bytes(path: PathLike, data: bytes) -> None:
         _replace(_target(path), data)
 
 
-def read_bytes(path: PathLike, *, most: int = MAX_FILE_BYTES) -> bytes:
-    """What is in a regular file of at most ``most`` bytes. Raises :class:`~schedopt.errors.InputError`."""
+def read_bytes(path: PathLike, *, most: int | None = None) -> bytes:
+    """What is in a regular file of at most ``most`` bytes (None: :data:`MAX_FILE_BYTES`). Raises :class:`~schedopt.errors.InputError`."""
     with _naming(path):
         return _read_bytes(path, most)
 

@@ -177,12 +177,15 @@ def _alive(pid: int) -> bool:
 
 
 PROGRAM = """
+import signal
 import sys
 import torch
 from fl_runtime.models import build_model, initial_parameters
 from fl_runtime.training import LocalJob, LocalTrainer
 
 if __name__ == "__main__":
+    # what runs in the background of a shell ignores Ctrl-C, and so do its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     model = build_model("softmax", (6,), 3)
     trainer = LocalTrainer(model, learning_rate=0.1, path="processes", workers=1)
     job = LocalJob(torch.zeros(9, 6), torch.zeros(9, dtype=torch.int64), 1, 3, (1,))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import math
 import os
@@ -285,7 +287,9 @@ def test_killed_and_resumed(files: Path, tmp_path: Path, seed: int) -> None:
     whole, again = json.loads((tmp_path / "whole.json").read_text()), json.loads(report.read_text())
     assert whole.pop("wall_s") > 0 and again.pop("wall_s") > 0
     assert again == whole, done.stderr
-    assert not kept.exists() and sorted(p.name for p in tmp_path.iterdir()) == ["killed.json", "whole.json"]
+    # a file that was being written at the kill is left under its temporary name
+    left = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".schedopt-")}
+    assert left == {"killed.json", "whole.json"}
 
 
 def test_interrupted_keeps_a_checkpoint(files: Path, tmp_path: Path) -> None:
@@ -336,6 +340,9 @@ def test_tables_and_json(files: Path, tmp_path: Path) -> None:
         (("--resume",), 2, "--resume"),
         (("-o", "{folder}/schedule.json"), 2, "is the input"),
         (("-o", "{folder}/x.json", "--events", "{folder}/x.json"), 2, "two outputs"),
+        (("-o", "{folder}/x.json", "--events", "{folder}/./x.json"), 2, "two outputs"),
+        (("--checkpoint", "-"), 2, "must be a file"),
+        (("--events", "-", "--json"), 2, "one JSON object"),
     ],
 )
 def test_bad_input_is_one_line(files: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int, said: str) -> None:
@@ -386,9 +393,47 @@ def test_foreign_and_damaged_checkpoints(files: Path, tmp_path: Path) -> None:
             path.write_bytes(content[:size])
             with pytest.raises(InputError, match="checkpoint"):
                 other.resume(path)
-        torch.save({"schema": os.getcwd}, path)  # something that only arbitrary code could load
+        for byte in np.random.default_rng(0).integers(0, len(content), 20):
+            path.write_bytes(content[:byte] + bytes([content[byte] ^ 4]) + content[byte + 1 :])
+            with pytest.raises(InputError, match="damaged"):
+                other.resume(path)
+        buffer = io.BytesIO()
+        torch.save({"schema": os.getcwd}, buffer)  # something that only arbitrary code could load
+        path.write_bytes(hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue())
         with pytest.raises(InputError, match="not a checkpoint"):
             other.resume(path)
+
+
+def test_files_of_others_are_left_alone(files: Path, tmp_path: Path) -> None:
+    """What no run of ours wrote is neither overwritten nor removed; another run's checkpoint is not removed by one that needs none."""
+    mine = tmp_path / "thesis.txt"
+    mine.write_text("my thesis")
+    result = run("--schedule", files / "schedule.json", "--no-gradient", "--checkpoint", mine, "--checkpoint-every", 1e-9)
+    assert result.exit_code == 2 and "not a checkpoint" in result.stderr and mine.read_text() == "my thesis"
+    problem = problem_of()
+    with Simulation(problem, schedule_of(problem), SimulateSettings(), seed=9) as simulation:
+        assert simulation.save(tmp_path / "other")
+    content = (tmp_path / "other").read_bytes()
+    assert run("--schedule", files / "schedule.json", "--no-gradient", "--checkpoint", tmp_path / "other").exit_code == 0
+    assert (tmp_path / "other").read_bytes() == content
+
+
+def test_checkpoints_that_cannot_be_written_are_a_warning(tmp_path: Path) -> None:
+    problem = problem_of()
+    with Simulation(problem, schedule_of(problem), SimulateSettings(gradient=False, measure_every=10)) as simulation:
+        report = simulation.run(checkpoint=tmp_path / "nowhere" / "c", every_s=0.0)
+    assert report.tasks["digits"].assignments > 0
+    assert sum("checkpoint not written" in text for text in report.warnings) == 1
+
+
+def test_divergence_is_said_and_the_report_is_valid(tmp_path: Path) -> None:
+    problem = problem_of(learning_rate=1e38)
+    save_schedule(tmp_path / "s.json", problem, schedule_of(problem))
+    result = run("--schedule", tmp_path / "s.json", "-o", tmp_path / "r.json")
+    assert result.exit_code == 0 and "training diverged" in result.stderr
+    data = json.loads((tmp_path / "r.json").read_text())
+    assert data["tasks"]["digits"]["loss"][-1] is None and data["tasks"]["digits"]["measured"] is None
+    assert any("diverged" in text for text in data["warnings"])
 
 
 def test_more_samples_than_there_are_is_said() -> None:
