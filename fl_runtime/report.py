@@ -11,9 +11,10 @@ import numpy as np
 
 from fl_runtime.device_data import TaskData
 from fl_runtime.engine import Engine
+from schedopt.jsontext import plain
 from schedopt.objective import Evaluation
 
-__all__ = ["REPORT_SCHEMA", "DeviceReport", "SimulationReport", "TaskReport", "diverged", "make_report", "plain"]
+__all__ = ["REPORT_SCHEMA", "DeviceReport", "SimulationReport", "TaskReport", "diverged", "make_report"]
 
 REPORT_SCHEMA = "schedopt.report/1"
 
@@ -81,15 +82,6 @@ class SimulationReport:
     def text(self) -> str:
         """The text of ``report.json``; what training drove to infinity or beyond is null."""
         return json.dumps(plain(self.to_dict()), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def plain(value: Any) -> Any:
-    """``value`` with null for numbers that JSON lacks."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: plain(entry) for key, entry in value.items()}
-    return [plain(entry) for entry in value] if isinstance(value, list) else value
 
 
 def diverged(engine: Engine) -> list[str]:

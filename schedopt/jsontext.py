@@ -14,7 +14,7 @@ from typing import Any
 
 from schedopt.errors import InputError
 
-__all__ = ["PathPart", "dumps", "join_path", "parse_object", "preview"]
+__all__ = ["PathPart", "dumps", "join_path", "parse_object", "plain", "preview"]
 
 #: An object key or a list index.
 PathPart = str | int
@@ -31,6 +31,19 @@ _PLAIN_KEY = re.compile(r"[^\W\d][\w-]*")
 #: An escape of half a surrogate pair without its other half (an escaped backslash before it is only a false alarm).
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]", re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON has it: NumPy values become Python's, numbers that JSON lacks (infinite, undefined) become null."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    return value
 
 
 def join_path(parts: tuple[PathPart, ...] | list[PathPart]) -> str:

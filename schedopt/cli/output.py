@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TextIO
 import click
 
 from schedopt.errors import OutputError
+from schedopt.jsontext import plain
 
 __all__ = [
     "STDOUT",
@@ -23,7 +24,6 @@ __all__ = [
     "flush_output",
     "number",
     "open_streams",
-    "plain",
     "print_json",
     "print_text",
     "report_error",
@@ -65,19 +65,6 @@ def report_error(message: str, exit_code: int, *, as_json: bool) -> int:
         except (OSError, OutputError):  # stdout is what failed; stderr has said it
             silence_output()
     return exit_code
-
-
-def plain(value: Any) -> Any:
-    """``value`` as JSON has it: NumPy values become Python's, numbers that JSON lacks (infinite, undefined) become null."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    return value
 
 
 def print_json(data: dict[str, Any]) -> None:
