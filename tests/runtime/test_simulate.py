@@ -54,7 +54,7 @@ def problem_of(**tasks: object) -> Problem:
 def schedule_of(problem: Problem, seed: int = 0) -> Schedule:
     """A random feasible schedule with stale updates."""
     found = solve(problem, solver="random_feasible", seed=seed, settings=SolverSettings(max_iterations=5)).schedule
-    assert len(found) > 5
+    assert len(found) > 0
     return found.sorted()
 
 
