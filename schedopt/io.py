@@ -3,6 +3,7 @@
 Reading refuses at once, in one line, what is no regular file, too large, not UTF-8, not strict JSON or not what ``formats`` says; a
 UTF-8 byte order mark is skipped, and gzip is recognised by content. Writing is whole or not at all (temporary file in the same
 directory, fsync, rename), so that what was on disk stays there until the new file is complete; a name ending in ``.gz`` is gzipped.
+What is no file on disk, a pipe, a device or an open file of this process (``/dev/stdout``, ``/dev/fd/3``), is written as a stream.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ __all__ = [
     "MAX_FILE_BYTES",
     "ScheduleFile",
     "check_output",
+    "descriptor_of",
+    "is_stream",
     "load_any",
     "load_iterate",
     "load_problem",
@@ -61,6 +64,8 @@ MAX_EXPANDED_BYTES = 2**30
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 2**20
+#: As many links as the system follows.
+_MOST_LINKS = 40
 #: Deflate makes at most this many bytes of one.
 _MOST_EXPANSION = 1032
 
@@ -205,12 +210,17 @@ def _require_expanded(size: int, verb: str) -> None:
         raise InputError(f"gzip: {verb} to {size / 2**20:,.0f} MiB or more; must be at most {MAX_EXPANDED_BYTES // 2**20:,} MiB")
 
 
-def check_output(path: PathLike, *, inputs: tuple[PathLike, ...] = ()) -> None:
+def check_output(path: PathLike, *, inputs: tuple[PathLike, ...] = (), streams: bool = True) -> None:
     """Refuse now a ``path`` that :func:`write_text` could not write later, or that is one of the ``inputs``.
 
-    Raises :class:`~schedopt.errors.InputError`.
+    Without ``streams`` it must be a file on disk, which can be read again. Raises :class:`~schedopt.errors.InputError`.
     """
     with _naming(path):
+        if is_stream(path):
+            if not streams:
+                raise InputError("is a pipe or a device; must be a file")
+            _check_stream(path)
+            return
         target = _target(path)
         if target.exists() and any(os.path.exists(other) and os.path.samefile(target, other) for other in inputs):
             raise InputError("is the input; the output must be another file")
@@ -224,17 +234,45 @@ def check_output(path: PathLike, *, inputs: tuple[PathLike, ...] = ()) -> None:
 def write_text(path: PathLike, text: str) -> None:
     """Write ``text`` as UTF-8, gzipped if ``path`` ends in ``.gz``; the file is whole or, after an error, as it was.
 
-    A link is followed; the mode of an existing file is kept. Raises :class:`~schedopt.errors.InputError`.
+    A link is followed; the mode of an existing file is kept. Streams (:func:`is_stream`) are written to. Raises
+    :class:`~schedopt.errors.InputError`.
     """
     with _naming(path):
         data = text.encode()
-        _replace(_target(path), _compress(data) if os.fspath(path).endswith(".gz") else data)
+        _put(path, _compress(data) if os.fspath(path).endswith(".gz") else data)
 
 
 def write_bytes(path: PathLike, data: bytes) -> None:
-    """Write ``data`` as it is; whole or not at all, errors as :func:`write_text`."""
+    """Write ``data`` as it is; whole or not at all, streams and errors as :func:`write_text`."""
     with _naming(path):
-        _replace(_target(path), data)
+        _put(path, data)
+
+
+def is_stream(path: PathLike) -> bool:
+    """Whether ``path`` is written as a stream instead of replaced: a pipe, a character device, an open file of this process."""
+    if descriptor_of(path) is not None:
+        return True
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+
+
+def descriptor_of(path: PathLike) -> int | None:
+    """The number of the open file that ``path`` names, as ``/dev/stdout``, ``/dev/fd/3`` and links to them do; None for other names."""
+    name = os.fspath(path)
+    if "\0" in name:
+        return None
+    for _ in range(_MOST_LINKS):
+        folder, base = os.path.split(os.path.abspath(name))
+        folder = os.path.realpath(folder)
+        if base.isdecimal() and folder in ("/dev/fd", os.path.realpath("/proc/self/fd")):
+            return int(base)
+        if not os.path.islink(name):
+            return None
+        name = os.path.join(folder, os.readlink(name))
+    return None
 
 
 def read_bytes(path: PathLike, *, most: int | None = None) -> bytes:
@@ -267,6 +305,25 @@ def load_iterate(path: PathLike) -> NativeIterate:
                 return NativeIterate.from_arrays(dict(arrays))
         except _DAMAGED:
             raise InputError("not a file that --save-iterate wrote") from None
+
+
+def _check_stream(path: PathLike) -> None:
+    """Raise OSError unless the stream can be written to; a pipe is not opened before it is needed, for that waits for a reader."""
+    number = descriptor_of(path)
+    if number is not None:
+        os.write(number, b"")
+    elif not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise InputError("is write-protected")
+
+
+def _put(path: PathLike, data: bytes) -> None:
+    if not is_stream(path):
+        _replace(_target(path), data)
+        return
+    number = descriptor_of(path)
+    # by its number: opened anew by its name, a file that a shell redirected into would be written from its beginning
+    with open(path, "wb") if number is None else os.fdopen(os.dup(number), "wb") as stream:
+        stream.write(data)
 
 
 def _target(path: PathLike) -> Path:

@@ -296,7 +296,7 @@ def test_unusable_backend(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_outputs_are_refused_before_solving() -> None:
-    for output in ("no/out.json", ".", "/dev/null", "p.json"):
+    for output in ("no/out.json", ".", "/dev/fd/99", "p.json"):
         message = refusal("solve", "p.json", "--solver", "failing", "-o", output)
         assert message.startswith(f"{output}: ")
     assert json.loads(Path("p.json").read_text()) == problem_dict()
@@ -327,6 +327,47 @@ def test_signals_while_writing_wait() -> None:
     _, error = process.communicate(timeout=30)
     assert (process.returncode, error) == (0, "")
     assert io.load_schedule("out.json").result is not None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", ["solve", "generate"])
+def test_signals_while_starting(number: signal.Signals, command: str) -> None:
+    """In the middle of the imports: one line and the exit code of an interrupt, whichever the command and the signal."""
+    code = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == 'schedopt.cli.{command}': os.kill(os.getpid(), {number:d})\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
+
+    process = python(code + MAIN, command, *(["p.json"] if command == "solve" else []), "--json")
+    output, error = process.communicate(timeout=30)
+    assert (process.returncode, error) == (130, "schedopt: error: interrupted\n")
+    assert json.loads(output) == {"error": "interrupted", "exit_code": 130}
+
+
+def test_no_wait_for_a_reader_is_for_ever() -> None:
+    """Signals wait while a file is written, but not for somebody to read a pipe."""
+    os.mkfifo("pipe")
+    code = (
+        "import os, signal; from schedopt import io; put = io._put\n"
+        "def kill(*arguments): os.kill(os.getpid(), signal.SIGTERM); put(*arguments)\n"
+        "io._put = kill\n"
+    )
+    process = python(code + MAIN, "solve", "p.json", "--solver", "solved", "-o", "pipe")
+    _, error = process.communicate(timeout=30)
+    assert (process.returncode, error) == (130, "schedopt: error: interrupted\n")
+
+
+def test_standard_output_by_another_name() -> None:
+    """``/dev/stdout`` is ``-``: what a shell redirects it to is not replaced, and holds what ``-`` would have put there."""
+    for output in ("-", "/dev/stdout", "/dev/fd/1"):
+        with open("all.json", "w") as file:
+            process = python(MAIN, "solve", "p.json", "--solver", "solved", "-o", output, stdout=file)
+            _, error = process.communicate(timeout=30)
+        assert process.returncode == 0, error
+        assert io.load_schedule("all.json").result is not None
 
 
 def test_progress_on_a_terminal() -> None:

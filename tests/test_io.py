@@ -6,6 +6,7 @@ import copy
 import gzip
 import json
 import os
+import socket
 import stat
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,40 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     assert refusal(write(tmp_path / "file", "{}") / "below").endswith("Not a directory")
 
 
+def test_streams_are_written_to(tmp_path: Path) -> None:
+    """A pipe, a device, an open file by its number: not replaced, and an open file not written from its beginning."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        io.check_output(tmp_path / name)
+        with pytest.raises(InputError, match="is a pipe or a device; must be a file"):
+            io.check_output(tmp_path / name, streams=False)
+        reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+        io.write_text(tmp_path / name, "through")
+        assert os.read(reader, 100) == b"through"
+        os.close(reader)
+    io.check_output("/dev/null")
+    io.write_bytes("/dev/null", b"gone")
+    assert not Path("/dev/null").is_file()
+    with open(tmp_path / "log", "wb") as log:
+        log.write(b"first\n")
+        log.flush()
+        named = f"/dev/fd/{log.fileno()}"
+        (tmp_path / "alias").symlink_to(named)
+        for name in (named, f"/proc/self/fd/{log.fileno()}", str(tmp_path / "alias")):
+            assert io.descriptor_of(name) == log.fileno()
+            io.check_output(name)
+            io.write_text(name, "more\n")
+        log.write(b"last\n")
+    assert (tmp_path / "log").read_text() == "first\n" + 3 * "more\n" + "last\n"
+    with open(tmp_path / "log", "rb") as log, pytest.raises(InputError, match="Bad file descriptor"):
+        io.check_output(f"/dev/fd/{log.fileno()}")
+    for name in ("", "-", "fd/1", str(tmp_path / "1"), "a\0b"):
+        assert io.descriptor_of(name) is None
+    (tmp_path / "loop").symlink_to("loop")
+    assert io.descriptor_of(tmp_path / "loop") is None
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read everything")
 def test_unreadable_file(tmp_path: Path) -> None:
     path = write(tmp_path / "p.json", problem_dict())
@@ -388,16 +423,18 @@ def test_a_failed_write_leaves_the_file_as_it_was(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_outputs_that_cannot_be_written(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
+def test_outputs_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # names of sockets must be short
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket")
     source = write(tmp_path / "in.json", "{}")
     (tmp_path / "alias.json").symlink_to("in.json")
     for path, message in {
         str(tmp_path): "is a directory; must be a file",
         f"{tmp_path}/new/": "is a directory; must be a file",
         str(tmp_path / "no" / "out.json"): "no such directory: ",
-        str(tmp_path / "pipe"): "not a regular file",
-        "/dev/null": "not a regular file",
+        str(tmp_path / "socket"): "not a regular file",
+        "/dev/fd/99": "Bad file descriptor",
         str(source / "out.json"): "Not a directory",
         str(tmp_path / ("x" * 300)): "File name too long",
         str(source): "is the input; the output must be another file",
@@ -409,7 +446,7 @@ def test_outputs_that_cannot_be_written(tmp_path: Path) -> None:
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
     io.check_output(tmp_path / "out.json", inputs=(source, tmp_path / "missing"))
-    assert {entry.name for entry in tmp_path.iterdir()} == {"pipe", "in.json", "alias.json"}, "nothing is left behind"
+    assert {entry.name for entry in tmp_path.iterdir()} == {"socket", "in.json", "alias.json"}, "nothing is left behind"
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write everywhere")

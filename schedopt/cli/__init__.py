@@ -15,6 +15,7 @@ import click
 
 from schedopt import __version__
 from schedopt.cli.output import flush_output, open_streams, print_text, report_error, silence_output, tolerate_encoding, writing_stdout
+from schedopt.cli.signals import terminable
 from schedopt.errors import InputError, SchedOptError, SolverError
 
 if TYPE_CHECKING:
@@ -86,8 +87,11 @@ class LazyGroup(click.Group):
 
     def make_context(self, *args: Any, **options: Any) -> click.Context:
         """Parse the arguments; all that is printed meanwhile is the overview or the version."""
-        with writing_stdout():
-            return super().make_context(*args, **options)
+        try:
+            with writing_stdout():
+                return super().make_context(*args, **options)
+        except KeyboardInterrupt:
+            raise click.Abort from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what click would handle with lines and codes of its own goes to :func:`_exit_code`."""
@@ -105,10 +109,16 @@ class LazyGroup(click.Group):
         args = sys.argv[1:] if args is None else list(args)
         if not standalone_mode:
             return super().main(args, prog_name or "schedopt", standalone_mode=False, **extra)
-        open_streams()
-        tolerate_encoding()
         call = super().main
-        sys.exit(_exit_code(lambda: call(args, prog_name or "schedopt", standalone_mode=False, **extra), as_json="--json" in args))
+
+        def command_line() -> Any:
+            open_streams()
+            tolerate_encoding()
+            return call(args, prog_name or "schedopt", standalone_mode=False, **extra)
+
+        with terminable():
+            code = _exit_code(command_line, as_json="--json" in args)
+        sys.exit(code)
 
 
 def _exit_code(call: Callable[[], Any], *, as_json: bool) -> int:
@@ -120,7 +130,7 @@ def _exit_code(call: Callable[[], Any], *, as_json: bool) -> int:
         return report_error(str(error), error.exit_code, as_json=as_json)
     except click.ClickException as error:
         return report_error(_usage_message(error), InputError.exit_code, as_json=as_json)
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         return report_error("interrupted", INTERRUPTED, as_json=as_json)
     except (_PipeClosed, BrokenPipeError):
         silence_output()

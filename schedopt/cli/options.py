@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
+from schedopt.cli.output import STDOUT
 from schedopt.errors import InputError
 
-__all__ = ["PositiveNumber", "WholeNumber", "json_option", "key_and_value", "output_option", "seed_option"]
+__all__ = ["OutputPath", "PositiveNumber", "WholeNumber", "json_option", "key_and_value", "output_option", "seed_option"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 #: NumPy, SCIP and torch all take seeds of 32 bits.
 MAX_SEED = 2**32 - 1
+
+_STDOUT_DESCRIPTOR = 1
 
 
 class PositiveNumber(click.ParamType):
@@ -54,6 +58,20 @@ class WholeNumber(click.ParamType):
         return number
 
 
+class OutputPath(click.Path):
+    """A file to write; whatever names standard output (``-``, ``/dev/stdout``) becomes ``-``."""
+
+    def __init__(self) -> None:
+        super().__init__(allow_dash=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The path as it was given, or ``-``."""
+        from schedopt.io import descriptor_of
+
+        path = os.fsdecode(super().convert(value, param, ctx))
+        return STDOUT if descriptor_of(path) == _STDOUT_DESCRIPTOR else path
+
+
 def key_and_value(change: str, form: str, remedy: str) -> tuple[str, str]:
     """Both sides of the first ``=`` of a ``--set``. Raises :class:`~schedopt.errors.InputError`: what was given, ``form``, ``remedy``."""
     key, equals, text = change.partition("=")
@@ -70,7 +88,7 @@ def json_option(function: Function) -> Function:
 
 def output_option(text: str, metavar: str = "FILE") -> Callable[[Function], Function]:
     """``-o FILE``."""
-    return click.option("-o", "--output", type=click.Path(allow_dash=True), metavar=metavar, help=text)
+    return click.option("-o", "--output", type=OutputPath(), metavar=metavar, help=text)
 
 
 def seed_option(function: Function) -> Function:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a long solve: the best schedule is still written."""
+"""Ctrl-C and SIGTERM: a command ends with one line and its own exit code, and what a long solve has found is still written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Interrupts", "interruptible"]
+__all__ = ["Interrupts", "interruptible", "terminable"]
 
 
 class Interrupts:
@@ -27,6 +27,12 @@ class Interrupts:
         if self.count != 2:
             raise KeyboardInterrupt
 
+    def hold(self, *outputs: str | None) -> None:
+        """Ignore signals from now on, while ``outputs`` are written; unless one is a pipe or a device, which may make us wait for ever."""
+        from schedopt.io import is_stream
+
+        self.armed = any(path is not None and is_stream(path) for path in outputs)
+
 
 @contextmanager
 def interruptible() -> Iterator[Interrupts]:
@@ -41,3 +47,17 @@ def interruptible() -> Iterator[Interrupts]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Have SIGTERM do what Ctrl-C does until the end of the block, unless somebody handles or ignores it already."""
+    main_thread = threading.current_thread() is threading.main_thread()
+    if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from schedopt.cli.options import PositiveNumber, json_option, key_and_value, output_option, seed_option
+from schedopt.cli.options import OutputPath, PositiveNumber, json_option, key_and_value, output_option, seed_option
 from schedopt.cli.output import STDOUT, Command, Screen, number, print_json, write_output
 from schedopt.cli.signals import interruptible
 from schedopt.errors import InfeasibleError, InputError, SolverError
@@ -39,7 +39,7 @@ MODES = ("weighted", "min_energy", "min_bound")
 )
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="A switch of the solver; may be repeated. 'help' lists them.")
 @click.option("--warm-start", metavar="FILE", type=click.Path(), help="Start from the schedule in FILE (native_sca, sca).")
-@click.option("--save-iterate", metavar="FILE", type=click.Path(), help="Keep points and multipliers of the native route (.npz).")
+@click.option("--save-iterate", metavar="FILE", type=OutputPath(), help="Keep points and multipliers of the native route (.npz).")
 @seed_option
 @json_option
 @click.pass_context
@@ -95,7 +95,7 @@ def command(
         with Screen(stderr=True).progress(solver) as show:
             progress = None if show is None else lambda record: show(_progress_text(record))
             result = chosen.solve(problem, settings=settings, seed=seed, progress=progress)
-        interrupts.armed = False
+        interrupts.hold(output, save_iterate)
         if save_iterate is not None and result.iterate is not None:
             write_iterate(save_iterate, result.iterate)
         elif save_iterate is not None:
