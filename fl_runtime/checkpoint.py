@@ -35,8 +35,8 @@ def save_checkpoint(path: str | os.PathLike[str], identity: str, state: Mapping[
     write_bytes(path, hashlib.sha256(data).digest() + data)
 
 
-def load_checkpoint(path: str | os.PathLike[str], identity: str | None) -> dict[str, Any]:
-    """What :func:`save_checkpoint` wrote; with ``identity`` None, of whichever run.
+def load_checkpoint(path: str | os.PathLike[str], identity: str) -> dict[str, Any]:
+    """What :func:`save_checkpoint` wrote for the run that ``identity`` tells from all others.
 
     Raises :class:`~schedopt.errors.InputError` for a file that cannot be read, is none of ours, or is of a run other than ``identity``.
     """
@@ -50,9 +50,10 @@ def load_checkpoint(path: str | os.PathLike[str], identity: str | None) -> dict[
         raise InputError(f"{os.fspath(path)}: not a checkpoint of schedopt, or damaged; remove it to start anew") from None
     if not isinstance(found, dict) or found.get("schema") != _SCHEMA:
         raise InputError(f"{os.fspath(path)}: not a checkpoint of schedopt ({_SCHEMA})")
-    if identity is not None and found.get("identity") != identity:
+    if found.get("identity") != identity:
         raise InputError(
-            f"{os.fspath(path)}: is of another run (schedule, seed, data, models and options must be the same); remove it to start anew"
+            f"{os.fspath(path)}: is the checkpoint of another run (schedule, seed, data, models, options and versions must be the same);"
+            " remove it to start anew, or keep this run's in another file (--checkpoint)"
         )
     state: dict[str, Any] = found["state"]
     return state

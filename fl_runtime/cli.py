@@ -6,37 +6,44 @@ Attached to ``schedopt`` by an entry point; torch is imported when the command r
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from schedopt.cli.options import PositiveNumber, WholeNumber, json_option, output_option, seed_option
-from schedopt.cli.output import STDOUT, Command, Screen, number, print_json, report_error, write_output
+from schedopt.cli.options import OutputPath, PositiveNumber, WholeNumber, json_option, output_option, seed_option
+from schedopt.cli.output import STDOUT, Command, print_json, report_error, write_output
 from schedopt.cli.signals import interruptible
-from schedopt.errors import InputError, SolverError
+from schedopt.errors import InputError, SchedOptError, SolverError
 
 if TYPE_CHECKING:
     from fl_runtime.report import SimulationReport
-    from fl_runtime.simulate import SimulateSettings, Simulation
-    from schedopt.files import ScheduleFile
+    from fl_runtime.settings import SimulateSettings
+    from fl_runtime.simulate import Simulation
+    from schedopt.problem import Problem
 
 __all__ = ["command"]
 
 INTERRUPTED = 130
 
+CHECKPOINT_HELP = (
+    "Where to keep the checkpoint. One of the same run is replaced (or, with --resume, gone on from), one of another run never."
+    "  [default: the -o file + .checkpoint]"
+)
+
 
 @click.command("simulate", cls=Command, short_help="Train for real by a schedule, measure, report.")
-@click.option("--schedule", "schedule_path", required=True, metavar="FILE", type=click.Path(), help="The schedule file to execute.")
+@click.option("--schedule", required=True, metavar="FILE", type=click.Path(), help="The schedule file to execute.")
 @click.option("--data-dir", metavar="DIR", type=click.Path(), help="Where data sets are; else SCHEDOPT_DATA_DIR, the cache, a download.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to train.")
 @seed_option
 @output_option("Write the report here (.json or .json.gz; - is standard output). Without it only the tables are printed.")
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint of the same run, if there is one.")
-@click.option("--checkpoint", metavar="FILE", type=click.Path(), help="Where to keep the checkpoint.  [default: the -o file + .checkpoint]")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint of the same run, if there is one; else the run starts anew.")
+@click.option("--checkpoint", metavar="FILE", type=OutputPath(), help=CHECKPOINT_HELP)
 @click.option("--checkpoint-every", type=PositiveNumber(), default=10.0, show_default=True, metavar="S", help="Seconds between them.")
-@click.option("--events", metavar="FILE", type=click.Path(allow_dash=True), help="Write one JSON line per event here, in order.")
+@click.option("--events", metavar="FILE", type=OutputPath(), help="Write one JSON line per event here, in order.")
 @click.option("--partition", default="dirichlet:0.3", show_default=True, metavar="KIND", help="iid, dirichlet:A, shards:K, size[:SIGMA].")
 @click.option("--drift", default="", metavar="RATES", help="KIND:RATE[@DEVICE],... per slot; kinds labels, arrivals, rotation.")
 @click.option("--dataset", "datasets", multiple=True, metavar="[TASK=]NAME", help="Data set in place of the problem's; may be repeated.")
@@ -46,53 +53,61 @@ INTERRUPTED = 130
 @click.option("--no-gradient", is_flag=True, help="Do not measure gradient norms (they take a pass over all data).")
 @click.option("--measure-every", type=WholeNumber(1), default=1, show_default=True, metavar="N", help="Measure at every N-th instant.")
 @click.option("--path", "path", default="auto", show_default=True, metavar="NAME", help="How devices are trained; see the README.")
-@click.option("--workers", type=WholeNumber(1), metavar="N", help="Threads or processes on a CPU.  [default: its cores]")
+@click.option("--workers", type=WholeNumber(1), metavar="N", help="Threads or processes on a CPU; at most its cores.  [default: its cores]")
 @json_option
 @click.pass_context
-def command(ctx: click.Context, schedule_path: str, output: str | None, resume: bool, as_json: bool, **options: Any) -> None:
+def command(ctx: click.Context, as_json: bool, **options: Any) -> None:
     """Train by the schedule in FILE: every reception, local training, upload and aggregation at its instant.
 
     Reports accuracy and loss over virtual time, energy, staleness, and measured gradient norms beside the bound. Ctrl-C (or SIGTERM)
     keeps a checkpoint, if there is a file for it, and the exit code is 130; --resume goes on to the same report.
     """
-    from fl_runtime.timeline import events_text
-    from schedopt.io import check_output, load_schedule
+    with interruptible() as interrupts:
+        files = _files(options, as_json=as_json)
+        with _prepared(files, options) as simulation:
+            try:
+                report = _run(simulation, files, options)
+            except KeyboardInterrupt:
+                saved = files.checkpoint is not None and simulation.save(files.checkpoint)
+                where = f"; go on with --resume, checkpoint in {files.checkpoint}" if saved else ""
+                ctx.exit(report_error(f"interrupted{where}", INTERRUPTED, as_json=as_json))
+            interrupts.hold(files.output, files.events)
+            _deliver(simulation, report, files, as_json=as_json)
 
-    kept = _checkpoint_path(options["checkpoint"], output, resume=resume)
-    if as_json and options["events"] == STDOUT:
+
+@dataclass(frozen=True)
+class _Files:
+    """What is read and written; ``-`` is standard output."""
+
+    schedule: str
+    output: str | None
+    events: str | None
+    checkpoint: str | None
+
+
+def _files(options: dict[str, Any], *, as_json: bool) -> _Files:
+    """The files of the options, checked before any work is done."""
+    from schedopt.io import check_output
+
+    output, events = options["output"], options["events"]
+    kept = _checkpoint_path(options["checkpoint"], output, resume=options["resume"])
+    if as_json and events == STDOUT:
         raise InputError("--events -: standard output has one JSON object with --json; give a file")
-    for path in (output, options["events"], kept):
+    for path in (output, events, kept):
         if path not in (None, STDOUT):
-            check_output(path, inputs=(schedule_path,))
-    _require_distinct(output, options["events"], kept)
-    file = load_schedule(schedule_path)
-    settings = _settings(options)
-    with ExitStack() as stack:
-        interrupts = stack.enter_context(interruptible())
-        simulation = _prepare(stack, file, settings, options, kept, resume=resume)
-        told = len(simulation.warnings)
-        try:
-            with _live(simulation) as show:
-                report = simulation.run(checkpoint=kept, every_s=options["checkpoint_every"], on_instant=show)
-        except KeyboardInterrupt:
-            where = f"; go on with --resume, checkpoint in {kept}" if kept is not None and simulation.save(kept) else ""
-            ctx.exit(report_error(f"interrupted{where}", INTERRUPTED, as_json=as_json))
-        interrupts.armed = False
-        for warning in report.warnings[told:]:
-            click.echo(f"warning: {warning}", err=True)
-        if options["events"] is not None:
-            write_output(options["events"], "".join(events_text(simulation.engine.timeline)))
-        _deliver(report, output, as_json=as_json)
-        if kept is not None:
-            simulation.discard(kept)
+            check_output(path, inputs=(options["schedule"],), streams=path != kept)
+    _require_distinct(output, events, kept)
+    return _Files(options["schedule"], output, events, kept)
 
 
 def _checkpoint_path(given: str | None, output: str | None, *, resume: bool) -> str | None:
     if given == STDOUT:
         raise InputError("--checkpoint -: must be a file; it is not text")
+    from schedopt.io import is_stream
+
     if given is not None:
         return given
-    if output not in (None, STDOUT):
+    if output not in (None, STDOUT) and not is_stream(output):
         return f"{output}.checkpoint"
     if resume:
         raise InputError("--resume: needs a file to go on from; give -o FILE or --checkpoint FILE")
@@ -107,20 +122,14 @@ def _require_distinct(*paths: str | None) -> None:
             raise InputError(f"{given[k]}: is given for two outputs; they must be different files")
 
 
-def _settings(options: dict[str, Any]) -> SimulateSettings:
-    try:
-        import torch
-    except ImportError as error:
-        raise SolverError(f"simulate needs torch ({error}); pip install 'schedopt[runtime]'") from error
-    from fl_runtime.simulate import SimulateSettings
+def _settings(options: dict[str, Any], problem: Problem) -> SimulateSettings:
+    """The settings of the options. What is wrong with them is told before torch, which takes seconds to come."""
+    from fl_runtime.settings import SimulateSettings
 
-    device = options["device"]
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return SimulateSettings(
+    settings = SimulateSettings(
         partition=options["partition"],
         drift=options["drift"],
-        device=device,
+        device=options["device"],
         path=options["path"],
         workers=options["workers"],
         gradient=not options["no_gradient"],
@@ -131,6 +140,12 @@ def _settings(options: dict[str, Any]) -> SimulateSettings:
         accept_incomplete=options["accept_incomplete"],
         download=not options["no_download"],
     )
+    settings.check(problem)
+    if settings.device != "auto":
+        return settings
+    import torch
+
+    return replace(settings, device="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _by_task(option: str, choices: tuple[str, ...]) -> dict[str, str]:
@@ -146,86 +161,67 @@ def _by_task(option: str, choices: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def _prepare(
-    stack: ExitStack, file: ScheduleFile, settings: SimulateSettings, options: dict[str, Any], kept: str | None, *, resume: bool
-) -> Simulation:
-    """The simulation, at the instant from which it is to go on."""
-    from fl_runtime.datasets.progress import download_bars
-    from fl_runtime.simulate import Simulation
-
-    with download_bars() as bars:
-        simulation = stack.enter_context(Simulation(file.problem, file.schedule, settings, seed=options["seed"], progress=bars))
-    for warning in simulation.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    if resume and kept is not None and simulation.resume(kept):
-        click.echo(f"resumed at instant {simulation.engine.instant} of {simulation.engine.slots}", err=True)
-    return simulation
-
-
 @contextmanager
-def _live(simulation: Simulation) -> Iterator[Any]:
-    """A function of the instant that shows a live line on a terminal."""
-    engine, names = simulation.engine, [task.name for task in simulation.problem.tasks]
-    with Screen(stderr=True).progress("simulate") as show:
+def _prepared(files: _Files, options: dict[str, Any]) -> Iterator[Simulation]:
+    """The simulation, at the instant from which it is to go on."""
+    from schedopt.io import load_schedule
 
-        def at(instant: int) -> None:
-            if show is not None:
-                accuracy = ", ".join(f"{name} {record.accuracy[-1]:.3f}" for name, record in zip(names, engine.records, strict=True))
-                show(f"instant {instant} of {engine.slots}, accuracy {accuracy}")
-
-        yield at
-
-
-def _deliver(report: SimulationReport, output: str | None, *, as_json: bool) -> None:
-    if output is not None:
-        write_output(output, report.text())
-    if as_json and output != STDOUT:
-        print_json(_summary(report, output))
-    elif not as_json and output != STDOUT:
-        _print_tables(report, output)
+    file = load_schedule(files.schedule)
+    try:
+        settings = _settings(options, file.problem)
+        from fl_runtime.datasets.progress import download_bars
+        from fl_runtime.simulate import Simulation
+    except ImportError as error:
+        raise SolverError(f"simulate needs torch ({error}); pip install 'schedopt[runtime]'") from error
+    with ExitStack() as stack:
+        with download_bars() as bars:
+            simulation = stack.enter_context(Simulation(file.problem, file.schedule, settings, seed=options["seed"], progress=bars))
+        _warn(simulation.warnings)
+        if files.checkpoint is not None and options["resume"] and simulation.resume(files.checkpoint):
+            click.echo(f"resumed at instant {simulation.engine.instant} of {simulation.engine.slots}", err=True)
+        yield simulation
 
 
-def _summary(report: SimulationReport, output: str | None) -> dict[str, Any]:
-    tasks = {
-        name: {
-            "accuracy": task.accuracy[-1],
-            "loss": task.loss[-1],
-            "energy_j": task.energy_j[-1],
-            "bound": task.bound,
-            "measured": task.measured,
-            "certified": task.certified,
-            "assignments": task.assignments,
-        }
-        for name, task in report.tasks.items()
-    }
-    whole = {"problem": report.problem, "energy_j": report.energy_j, "planned_energy_j": report.planned_energy_j, "wall_s": report.wall_s}
-    return {**whole, "device": report.device, "seed": report.seed, "tasks": tasks, "warnings": report.warnings, "output": output}
+def _run(simulation: Simulation, files: _Files, options: dict[str, Any]) -> SimulationReport:
+    from fl_runtime.cli_output import live
+
+    told = len(simulation.warnings)
+    with live(simulation) as show:
+        report = simulation.run(checkpoint=files.checkpoint, every_s=options["checkpoint_every"], on_instant=show)
+    _warn(report.warnings[told:])
+    return report
 
 
-def _print_tables(report: SimulationReport, output: str | None) -> None:
-    screen = Screen()
-    screen.line(f"{report.problem}: trained by the schedule on {report.device} in {report.wall_s:.1f} s, seed {report.seed}")
-    head = ["task", "data", "model", "updates", "accuracy", "loss", "energy (J)", "mean staleness", "measured", "bound"]
-    rows = []
-    for name, task in report.tasks.items():
-        late = sum(int(k) * n for k, n in task.staleness.items()) / max(task.assignments, 1)
-        bound = f"{number(task.bound)}{'' if task.certified else ' *'}"
-        first, last = task.accuracy[0], task.accuracy[-1]
-        figures = [f"{first:.3f} -> {last:.3f}", f"{task.loss[0]:.3f} -> {task.loss[-1]:.3f}", number(task.energy_j[-1]), f"{late:.1f}"]
-        data = task.dataset["name"] + ("" if task.dataset["complete"] else " (incomplete)")
-        rows.append([name, data, task.model["name"], str(task.assignments), *figures, number(task.measured), bound])
-    screen.table(head, rows, left=(0, 1, 2))
-    if not all(task.certified for task in report.tasks.values()):
-        screen.line("measured: left side of Theorem 1; *: not certified, for its conditions do not hold or its terms are scaled")
-    spent = [(name, device) for name, device in report.devices.items() if device.busy_slots]
-    spent.sort(key=lambda pair: -pair[1].energy_j)
-    shown = spent[:10]
-    device_rows = [
-        [name, str(d.busy_slots), number(d.receive_j), number(d.compute_j), number(d.upload_j), number(d.energy_j)] for name, d in shown
-    ]
-    screen.table(["device", "busy slots", "receive (J)", "compute (J)", "upload (J)", "energy (J)"], device_rows)
-    if len(shown) < len(spent):
-        screen.line(f"... and {len(spent) - len(shown)} other devices (the report has all)")
-    screen.line(f"energy {report.energy_j:.6g} J executed, {report.planned_energy_j:.6g} J planned")
-    if output is not None:
-        screen.line(f"report written to {output}")
+def _warn(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+
+
+def _deliver(simulation: Simulation, report: SimulationReport, files: _Files, *, as_json: bool) -> None:
+    """Write and print; the checkpoint goes when that is done, and is brought up to date if it cannot be done."""
+    from fl_runtime.timeline import events_text
+
+    try:
+        if files.output is not None:
+            write_output(files.output, report.text())
+        if files.events is not None:
+            write_output(files.events, "".join(events_text(simulation.engine.timeline)))
+        if files.output is None:
+            _show(report, None, as_json=as_json)
+    except SchedOptError as error:
+        if files.checkpoint is None or not simulation.save(files.checkpoint):
+            raise
+        raise type(error)(f"{error}; the run is over and kept in {files.checkpoint}: --resume delivers it") from error
+    if files.checkpoint is not None:
+        simulation.discard(files.checkpoint)
+    if files.output not in (None, STDOUT):
+        _show(report, files.output, as_json=as_json)
+
+
+def _show(report: SimulationReport, output: str | None, *, as_json: bool) -> None:
+    from fl_runtime.cli_output import print_tables, summary
+
+    if as_json:
+        print_json(summary(report, output))
+    else:
+        print_tables(report, output)

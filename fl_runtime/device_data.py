@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -51,7 +52,8 @@ class TaskData:
             )
             for device, indices in enumerate(held.indices)
         ]
-        self._turns = [drift.rate("rotation", device) for device in range(len(held.indices))]
+        # without whole turns, which would cost all digits of the angle
+        self._turns = [math.fmod(drift.rate("rotation", device), 360.0) for device in range(len(held.indices))]
         self._rotation: Rotation | None = rotation_of(dataset) if any(self._turns) else None
         self._cache: OrderedDict[tuple[int, tuple[int, int], float], _Samples] = OrderedDict()
         self._cached_bytes = 0

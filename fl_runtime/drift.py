@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from schedopt.errors import InputError
@@ -15,7 +15,7 @@ __all__ = ["DRIFT_KINDS", "DriftRule", "DriftSpec"]
 DRIFT_KINDS: dict[str, str] = {
     "labels": "a fraction of the device's samples per slot, 0..1",
     "arrivals": "a fraction of the device's samples per slot, 0..1",
-    "rotation": "degrees per slot",
+    "rotation": "a finite number of degrees per slot",
 }
 
 _ALLOWED = "KIND:RATE or KIND:RATE@DEVICE, separated by commas, KIND being labels, arrivals or rotation"
@@ -69,15 +69,19 @@ class DriftSpec:
         rates = {rule.device: rule.rate for rule in self.rules if rule.kind == kind}
         return rates.get(device, rates.get(None, 0.0))
 
-    def check_devices(self, count: int) -> None:
-        """Raises :class:`~schedopt.errors.InputError` if a rule is for no device of ``count``, or some device exchanges more than all."""
+    def check_devices(self, count: int, names: Sequence[str] | None = None) -> None:
+        """Raises :class:`~schedopt.errors.InputError` if a rule is for no device of ``count``, or some device exchanges more than all.
+
+        ``names``: what to call the devices.
+        """
         for rule in self.rules:
             if rule.device is not None and not 0 <= rule.device < count:
                 raise InputError(f"drift of device {rule.device}; must be in 0..{count - 1}")
         for device in range(count):
             exchanged = self.rate("labels", device) + self.rate("arrivals", device)
             if exchanged > 1:
-                raise InputError(f"drift of device {device}: labels + arrivals = {exchanged:g}; must be at most 1 per slot")
+                name = device if names is None else repr(names[device])
+                raise InputError(f"drift of device {name}: labels + arrivals = {exchanged:g}; must be at most 1 per slot")
 
 
 def _rule(item: str, text: str, devices: Mapping[str, int] | None) -> DriftRule:

@@ -22,6 +22,10 @@ _ALLOWED = "iid, dirichlet:ALPHA, shards:K or size[:SIGMA]"
 
 #: Above this, Dirichlet draws differ from their mean by less than one sample of any data set.
 _LARGE_ALPHA = 1e9
+#: From here on one device has all that it can hold, and the next of the rest.
+_LARGE_SIGMA = 1e6
+#: Smaller shares of the largest are none: they are no sample of any data set, and what they were divided by could overflow.
+_LEAST_SHARE = 1e-200
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class PartitionSpec:
         "shards" - samples are laid out by label and cut into pieces, each device getting ``value`` pieces (McMahan et al. 2017);
         "size" - labels as iid, sizes redrawn: device i's size becomes proportional to (given size) * exp(value * N(0, 1)), with the same
         total, at least 1 where it was at least 1, and at most the data set's.
-    value : ALPHA, K or SIGMA; not used by "iid"
+    value : ALPHA, K or SIGMA, any finite number in its range: beyond 1e-300 and 1e9, the largest size, and 1e6 the outcome is that of the
+        limit (one label or the data set's mix; shards of one sample; one device with all it can hold); not used by "iid"
     """
 
     kind: str = "iid"
@@ -136,11 +141,12 @@ class _Deck:
 
 def _redrawn_sizes(sizes: NDArray[np.int64], sigma: float, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Sizes in proportion to size * exp(sigma * N(0, 1)), with the same total, in 1..most (0 stays 0)."""
-    exponents = sigma * rng.standard_normal(len(sizes))
+    exponents = min(sigma, _LARGE_SIGMA) * rng.standard_normal(len(sizes))
     has = sizes > 0
     if not has.any():
         return sizes
-    weights = np.where(has, sizes * np.exp(exponents - exponents[has].max()), 0.0)
+    weights = np.where(has, sizes * np.exp(np.where(has, exponents - exponents[has].max(), 0.0)), 0.0)
+    weights[weights < _LEAST_SHARE * weights.max()] = 0.0
     result = _spread(int(sizes.sum()), weights, np.where(has, most, 0))
     for device in np.flatnonzero(has & (result == 0)):
         result[result.argmax()] -= 1

@@ -6,8 +6,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +16,14 @@ import torch
 from fl_runtime.checkpoint import load_checkpoint, save_checkpoint
 from fl_runtime.datasets import Dataset, load_dataset
 from fl_runtime.device_data import TaskData, make_task_data
-from fl_runtime.drift import DriftSpec
 from fl_runtime.engine import Engine
 from fl_runtime.models import build_model, initial_parameters, num_parameters
-from fl_runtime.partition import PartitionSpec
 from fl_runtime.report import SimulationReport, diverged, make_report
+from fl_runtime.settings import SimulateSettings
 from fl_runtime.task_run import DATA_STREAM, MODEL_STREAM, TaskRun, seed_of
 from fl_runtime.timeline import Timeline
-from fl_runtime.training import LocalTrainer
+from fl_runtime.training import LocalTrainer, check_placement
+from fl_runtime.training.limits import default_workers
 from schedopt.constraints import ValidationReport, validate_schedule
 from schedopt.errors import InfeasibleError, InputError
 from schedopt.problem import Problem
@@ -37,34 +36,6 @@ __all__ = ["BITS_PER_PARAMETER", "SimulateSettings", "Simulation"]
 
 #: Parameters travel as float32.
 BITS_PER_PARAMETER = 32
-
-
-@dataclass(frozen=True)
-class SimulateSettings:
-    """How to simulate; what a problem and a schedule do not say."""
-
-    #: labels over devices: iid, dirichlet:ALPHA, shards:K, size[:SIGMA]
-    partition: str = "dirichlet:0.3"
-    #: change over time: KIND:RATE[@DEVICE],... with kinds labels, arrivals, rotation; empty = none
-    drift: str = ""
-    #: where to train: "cpu" or "cuda"; and how (see LocalTrainer)
-    device: str = "cpu"
-    path: str = "auto"
-    workers: int | None = None
-    #: measure ‖∇F_g‖² on all devices' data, and measure at instants that are multiples of this
-    gradient: bool = True
-    measure_every: int = 1
-    #: data set and model by task, in place of the problem's
-    datasets: Mapping[str, str] = field(default_factory=dict)
-    models: Mapping[str, str] = field(default_factory=dict)
-    #: where data are (see load_dataset)
-    data_dir: str | None = None
-    accept_incomplete: bool = False
-    download: bool = True
-
-    def __post_init__(self) -> None:
-        if self.measure_every < 1:
-            raise InputError(f"measure_every = {self.measure_every}; must be at least 1")
 
 
 class Simulation:
@@ -85,10 +56,13 @@ class Simulation:
     ) -> None:
         self.problem, self.schedule, self.settings, self.seed = problem, schedule, settings, seed
         self.warnings: list[str] = []
+        names = settings.chosen(problem, "dataset"), settings.chosen(problem, "model")
+        self._partition, self._drift = settings.partition_spec(), settings.drift_spec(problem)
+        check_placement(settings.device, settings.path)
+        self._workers = self._usable_workers()
         report = validate_schedule(problem, schedule)
         self.evaluation = report.evaluation
         _refuse_infeasible(report)
-        names = _chosen(problem, "dataset", settings.datasets), _chosen(problem, "model", settings.models)
         datasets = self._load(names[0], progress)
         self.data = [self._task_data(j, datasets[name]) for j, name in enumerate(names[0])]
         self.models: list[dict[str, Any]] = []
@@ -136,10 +110,14 @@ class Simulation:
     def run(
         self, *, checkpoint: str | Path | None = None, every_s: float = 10.0, on_instant: Callable[[int], None] = lambda instant: None
     ) -> SimulationReport:
-        """Run to the end and report; ``checkpoint`` is written when ``every_s`` seconds have passed since the last."""
+        """Run to the end and report; ``checkpoint`` is written when ``every_s`` seconds have passed since the last.
+
+        Raises :class:`~schedopt.errors.InputError` if that file holds anything but a checkpoint of this same run, which is replaced.
+        """
         self._begun = last = time.monotonic()
         if checkpoint is not None and not self._own and Path(checkpoint).exists():
-            load_checkpoint(checkpoint, None)  # another run's may be replaced, anything else may not
+            load_checkpoint(checkpoint, self.identity)
+            self._own = True
 
         def after(instant: int) -> None:
             nonlocal last
@@ -191,23 +169,28 @@ class Simulation:
     def _wall_s(self) -> float:
         return self._before_s + time.monotonic() - self._begun
 
+    def _usable_workers(self) -> int | None:
+        asked, cores = self.settings.workers, default_workers()
+        if asked is None or asked <= cores or self.settings.device != "cpu":
+            return asked
+        self.warnings.append(
+            f"workers = {asked}: this process may use {cores} core{'s' * (cores > 1)}, and no more workers than that are used"
+        )
+        return cores
+
     def _load(self, names: list[str], progress: Progress | None) -> dict[str, Dataset]:
         s = self.settings
         return {
-            name: load_dataset(
-                name, data_dir=s.data_dir, accept_incomplete=s.accept_incomplete, download=s.download, progress=progress
-            )
+            name: load_dataset(name, data_dir=s.data_dir, accept_incomplete=s.accept_incomplete, download=s.download, progress=progress)
             for name in dict.fromkeys(names)
         }
 
     def _task_data(self, j: int, dataset: Dataset) -> TaskData:
         task, sizes = self.problem.tasks[j], self.problem.arrays.samples[:, j]
-        devices = {device.name: i for i, device in enumerate(self.problem.devices)}
         try:
-            partition = PartitionSpec.parse(self.settings.partition)
-            drift = DriftSpec.parse(self.settings.drift, devices)
+            seed = seed_of(self.seed, DATA_STREAM, j)
             data = make_task_data(
-                dataset, [int(n) for n in sizes], partition, drift, slots=self.problem.arrays.slots, seed=seed_of(self.seed, DATA_STREAM, j)
+                dataset, [int(n) for n in sizes], self._partition, self._drift, slots=self.problem.arrays.slots, seed=seed
             )
         except InputError as error:
             raise InputError(f"task {task.name!r}, data set {dataset.name!r}: {error}") from error
@@ -222,7 +205,7 @@ class Simulation:
             if batch > data.sizes[i]:
                 name = self.problem.devices[i].name
                 few = f"device {name!r} has {data.sizes[i]} samples of {task.name!r}"
-                raise InputError(f"partition {partition}: {few}; must be at least the batch of {int(batch)}")
+                raise InputError(f"partition {self._partition}: {few}; must be at least the batch of {int(batch)}")
         return data
 
     def _run_of(self, j: int, name: str) -> TaskRun:
@@ -243,7 +226,7 @@ class Simulation:
             prox=task.prox,
             device=self.settings.device,
             path=self.settings.path,
-            workers=self.settings.workers,
+            workers=self._workers,
         )
         self.trainers.append(trainer)
         self.models.append({"name": name, "parameters": num_parameters(model), "bits": bits})
@@ -260,20 +243,6 @@ def _refuse_infeasible(report: ValidationReport) -> None:
                 f"the schedule cannot be executed: {check.name} at {worst.where} = {worst.value:g} {worst.unit}; must be at most"
                 f" {worst.limit:g} ({check.statement}); 'schedopt validate' tells all"
             )
-
-
-def _chosen(problem: Problem, kind: str, overrides: Mapping[str, str]) -> list[str]:
-    """Data set or model of every task: the one given by hand, else the problem's."""
-    for name in overrides:
-        if name and name not in problem.task_index:
-            raise InputError(f"--{kind} {name}=...: no such task; must be one of {', '.join(problem.task_index)}")
-    found = []
-    for j, task in enumerate(problem.tasks):
-        name = overrides.get(task.name, overrides.get("", getattr(task, kind)))
-        if name is None:
-            raise InputError(f"tasks[{j}].{kind} = null; must name one to simulate (in the problem file, or --{kind} {task.name}=NAME)")
-        found.append(name)
-    return found
 
 
 def _versions() -> dict[str, str]:

@@ -23,7 +23,7 @@ from fl_runtime.training.plan import Footprint, plan_chunks
 from fl_runtime.training.team import Task, ThreadTeam
 from schedopt.errors import InputError, SchedOptError, SolverError
 
-__all__ = ["PATHS", "LocalTrainer"]
+__all__ = ["PATHS", "LocalTrainer", "check_placement"]
 
 #: Ways to train, "auto" first. The numbers of "closed_form" and "processes" are the same to the last bit where gradients are derived by
 #: hand, and those of "sequential", "threads" and "processes" where they are not.
@@ -328,6 +328,14 @@ def _automatic(closed: bool, device: torch.device) -> str:
     return "closed_form" if closed else "threads"
 
 
+def check_placement(device: str | torch.device, path: str) -> None:
+    """Raise InputError unless ``path`` is one on ``device``, SolverError if there is no such device here."""
+    kind = _device(device).type
+    allowed = PATHS if kind == "cpu" else tuple(path for path in PATHS if path not in ("threads", "processes"))
+    if path not in allowed:
+        raise InputError(f"path = {path!r}; must be one of {', '.join(allowed)} on {kind}")
+
+
 def _device(device: str | torch.device) -> torch.device:
     try:
         made = torch.device(device)
@@ -347,9 +355,7 @@ def _check(
         raise InputError(f"learning_rate = {learning_rate}; must be positive and finite")
     if not (math.isfinite(prox) and prox >= 0):
         raise InputError(f"prox = {prox}; must be at least 0 and finite")
-    allowed = PATHS if device.type == "cpu" else tuple(path for path in PATHS if path not in ("threads", "processes"))
-    if path not in allowed:
-        raise InputError(f"path = {path!r}; must be one of {', '.join(allowed)} on {device.type}")
+    check_placement(device, path)
     if workers is not None and workers < 1:
         raise InputError(f"workers = {workers}; must be at least 1")
     if memory_bytes is not None and memory_bytes < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -221,6 +222,19 @@ def test_rotation_of_samples_at_their_rates() -> None:
     assert not same(task(flat, [20], "rotation:5").samples(0, 1), task(flat, [20], "none").samples(0, 1))
 
 
+@pytest.mark.parametrize("rate", [1e308, -1e308, 1e17 + 360, 725.0])
+def test_whole_turns_do_not_count(rate: float) -> None:
+    """However fast it turns, the angle is a number, and that of the rate without whole turns."""
+    fast, slow = (
+        make_task_data(load_dataset("wine"), [5], drift=DriftSpec.parse(f"rotation:{turn!r}"), slots=9, seed=0)
+        for turn in (rate, math.fmod(rate, 360.0))
+    )
+    for instant in range(1, 10):
+        found = fast.samples(0, instant)[0]
+        assert np.isfinite(found).all()
+        np.testing.assert_array_equal(found, slow.samples(0, instant)[0])
+
+
 def test_a_single_feature_cannot_turn() -> None:
     dataset = flat_dataset([5, 5], features=1)
     with pytest.raises(InputError, match="rotation of data set flat, which has a single feature; needs at least 2"):
@@ -315,8 +329,8 @@ def test_text(text: str, names: dict[str, int] | None, rules: list[tuple[str, fl
         ("labels:0.1,", None, r"labels = '0.1,'; must be a fraction"),
         ("labels:1.5", None, r"labels = '1.5'; must be a fraction of the device's samples per slot, 0..1"),
         ("labels:-0.1", None, "labels = '-0.1'; must be a fraction"),
-        ("rotation:nan", None, "rotation = 'nan'; must be degrees per slot"),
-        ("rotation:inf", None, "rotation = 'inf'; must be degrees per slot"),
+        ("rotation:nan", None, "rotation = 'nan'; must be a finite number of degrees per slot"),
+        ("rotation:inf", None, "rotation = 'inf'; must be a finite number of degrees per slot"),
         ("labels:0.1@x", None, "drift of device 'x'; must be an index"),
         ("labels:0.1@dev7", NAMES, "drift of device 'dev7'; must be one of dev00, a,b, x:y@z"),
         ("labels:0.1,labels:0.2", None, "has two rates of labels for all devices"),

@@ -108,6 +108,20 @@ def test_extremes_of_alpha() -> None:
     assert (counts.sum(axis=0) == 1000).all() and ((counts > 0).sum(axis=1) == 1).mean() > 0.8
 
 
+@pytest.mark.parametrize("text", ["size:1e308", "size:800", "size:3e4", "dirichlet:1e308", "dirichlet:1e-308", "shards:1e308"])
+def test_extreme_values_are_limits(text: str) -> None:
+    """Nothing overflows (a warning would be an error), and sizes stay what they are or add up."""
+    labels = labels_of([150] * 10)
+    for seed in range(20):
+        for sizes in ([20, 0, 5, 60], [1] * 40, [1500, 1500, 3]):
+            held = partition(labels, sizes, PartitionSpec.parse(text), np.random.default_rng(seed)).sizes
+            assert sum(held) == sum(sizes)
+            if not text.startswith("size"):
+                assert list(held) == sizes
+            elif sizes[1] == 0:
+                assert sorted(held) == [0, 1, 1, 83]
+
+
 @pytest.mark.parametrize("number", [1, 2, 5])
 def test_shards_are_pure_where_they_fit(number: int) -> None:
     """10 labels x 100 samples, shards of 20 / number: none reaches over a border, so a device has at most ``number`` labels."""

@@ -30,7 +30,7 @@ from schedopt import solve
 from schedopt.cli import main
 from schedopt.errors import InfeasibleError, InputError
 from schedopt.generate import GenerateSettings, generate_problem
-from schedopt.io import save_schedule
+from schedopt.io import load_schedule, save_schedule
 from schedopt.objective import evaluate_objective
 from schedopt.problem import Problem
 from schedopt.schedule import Schedule
@@ -353,6 +353,55 @@ def test_bad_input_is_one_line(files: Path, monkeypatch: pytest.MonkeyPatch, arg
     assert said in result.stderr and len(result.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("option", "text", "said"),
+    [
+        *(
+            ("--partition", text, f"partition = '{text}'; must be iid, dirichlet:ALPHA")
+            for text in ("IID", "size:", "size:nan", "dirichlet:0", "shards:0", "shards:1.5", "iid:1", "")
+        ),
+        ("--drift", "labels:nan", "drift: labels = 'nan'; must be a fraction"),
+        ("--drift", "labels:-1", "drift: labels = '-1'; must be a fraction"),
+        ("--drift", "rotation:inf", "drift: rotation = 'inf'; must be a finite number"),
+        ("--drift", "labels:0.1@nobody", "drift of device 'nobody'; must be one of "),
+        ("--drift", "labels:0.1@", "drift of device ''; must be one of "),
+        ("--drift", "Labels:0.1", "drift = 'Labels:0.1'; must be KIND:RATE"),
+        ("--drift", "labels:0.6,arrivals:0.6", "drift of device 'dev00': labels + arrivals = 1.2; must be at most 1"),
+        ("--path", "nothing", "path = 'nothing'; must be one of"),
+    ],
+)
+def test_options_are_read_before_data(files: Path, monkeypatch: pytest.MonkeyPatch, option: str, text: str, said: str) -> None:
+    """One line that names the option, without a word on tasks, which have nothing to do with it."""
+
+    def never(*arguments: object, **options: object) -> None:
+        raise AssertionError("data were loaded")
+
+    monkeypatch.setattr("fl_runtime.simulate.load_dataset", never)
+    result = run("--schedule", files / "schedule.json", option, text)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith(f"schedopt: error: {said}") and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("options", [("--partition", "size:1e308"), ("--partition", "dirichlet:1e-308"), ("--drift", "rotation:1e308")])
+def test_extreme_options(files: Path, options: tuple[str, ...]) -> None:
+    result = run("--schedule", files / "schedule.json", *options, "--no-gradient", "--measure-every", 10, "-o", "-")
+    # sizes that differ without bound leave some device less than the batch of its assignments
+    assert result.exit_code == (2 if "size" in options[1] else 0), result.output
+    if result.exit_code == 0:
+        assert all(math.isfinite(loss) for loss in json.loads(result.stdout)["tasks"]["digits"]["loss"])
+    else:
+        assert "partition size:1e+308: device" in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("path", ["threads", "processes"])
+def test_no_more_workers_than_cores(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fl_runtime.simulate.default_workers", lambda: 1)
+    problem = problem_of()
+    simulation, report = simulated(problem, schedule_of(problem), path=path, workers=300, gradient=False, measure_every=10)
+    assert [trainer.workers for trainer in simulation.trainers] == [1, 1]
+    assert "workers = 300: this process may use 1 core, and no more workers than that are used" in report.warnings
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu_is_one_line(files: Path) -> None:
     result = run("--schedule", files / "schedule.json", "--device", "cuda")
@@ -405,17 +454,77 @@ def test_foreign_and_damaged_checkpoints(files: Path, tmp_path: Path) -> None:
 
 
 def test_files_of_others_are_left_alone(files: Path, tmp_path: Path) -> None:
-    """What no run of ours wrote is neither overwritten nor removed; another run's checkpoint is not removed by one that needs none."""
+    """What this run did not write is neither overwritten nor removed, be it a text or another run's checkpoint; its own is."""
+    base = ("--schedule", files / "schedule.json", "--no-gradient", "--measure-every", 10)
     mine = tmp_path / "thesis.txt"
     mine.write_text("my thesis")
-    result = run("--schedule", files / "schedule.json", "--no-gradient", "--checkpoint", mine, "--checkpoint-every", 1e-9)
+    result = run(*base, "--checkpoint", mine, "--checkpoint-every", 1e-9)
     assert result.exit_code == 2 and "not a checkpoint" in result.stderr and mine.read_text() == "my thesis"
-    problem = problem_of()
-    with Simulation(problem, schedule_of(problem), SimulateSettings(), seed=9) as simulation:
-        assert simulation.save(tmp_path / "other")
-    content = (tmp_path / "other").read_bytes()
-    assert run("--schedule", files / "schedule.json", "--no-gradient", "--checkpoint", tmp_path / "other").exit_code == 0
-    assert (tmp_path / "other").read_bytes() == content
+    file = load_schedule(files / "schedule.json")
+    kept = tmp_path / "r.json.checkpoint"
+    with Simulation(file.problem, file.schedule, SimulateSettings(gradient=False, measure_every=10), seed=9) as simulation:
+        assert simulation.save(kept)
+    content = kept.read_bytes()
+    for options in (("--checkpoint", kept), ("-o", tmp_path / "r.json"), ("-o", tmp_path / "r.json", "--resume")):
+        refused = run(*base, *options)
+        assert refused.exit_code == 2 and f"{kept}: is the checkpoint of another run" in refused.stderr
+        assert refused.stderr.count("error") == 1
+        assert kept.read_bytes() == content and not (tmp_path / "r.json").exists()
+    assert run(*base, "-o", tmp_path / "r.json", "--seed", 9).exit_code == 0
+    assert not kept.exists() and (tmp_path / "r.json").exists()
+
+
+def test_a_checkpoint_is_a_file_on_disk(files: Path, tmp_path: Path) -> None:
+    for name in ("/dev/null", "/dev/stdout"):
+        result = run("--schedule", files / "schedule.json", "--checkpoint", name)
+        assert result.exit_code == 2 and "must be a file" in result.stderr and len(result.stderr.splitlines()) == 1
+    # none beside what is no file on disk
+    base = ("--schedule", files / "schedule.json", "--no-gradient", "--measure-every", 10)
+    result = run(*base, "-o", "/dev/null", "--checkpoint-every", 1e-9)
+    assert result.exit_code == 0 and "not written" not in result.stderr and not Path("/dev/null.checkpoint").exists()
+    assert "--resume" in run(*base, "-o", "/dev/null", "--resume").stderr
+
+
+def test_a_report_that_cannot_be_written_is_not_lost(files: Path, tmp_path: Path) -> None:
+    """The run goes into the checkpoint, from which --resume delivers it without training once more."""
+    base = ("--schedule", files / "schedule.json", "--no-gradient", "--measure-every", 10)
+    kept = tmp_path / "kept"
+    result = run(*base, "--checkpoint", kept, "--events", "/dev/full")
+    assert result.exit_code == 2 and "/dev/full: No space left on device; the run is over and kept in" in result.stderr
+    assert len(result.stderr.splitlines()) == 3  # two warnings
+    again = run(*base, "--checkpoint", kept, "--resume", "--events", tmp_path / "events", "-o", "-")
+    assert again.exit_code == 0 and "resumed at instant 11 of 10" in again.stderr and not kept.exists()
+    assert json.loads(again.stdout)["tasks"]["wine"]["assignments"] > 0
+
+
+def test_standard_output_by_another_name(files: Path, tmp_path: Path) -> None:
+    """Redirected into a file, ``/dev/stdout`` is not replaced by a file of the same name: events and tables are both there."""
+    base = ("--schedule", files / "schedule.json", "--no-gradient", "--measure-every", 10)
+    with open(tmp_path / "log", "w") as log:
+        subprocess.run(command(*base, "--events", "/dev/stdout"), stdout=log, check=True, stderr=subprocess.DEVNULL)
+    text = (tmp_path / "log").read_text()
+    assert text.startswith('{"instant": 0') and "J planned" in text
+    assert "one JSON object" in run(*base, "--events", "/dev/stdout", "--json").stderr
+    assert "two outputs" in run(*base, "--events", "/dev/stdout", "-o", "-").stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "module"), [(signal.SIGTERM, "torch"), (signal.SIGINT, "fl_runtime.simulate"), (signal.SIGTERM, "sklearn.datasets")]
+)
+def test_signals_while_starting(files: Path, number: signal.Signals, module: str) -> None:
+    """Torch, our own modules, data: whatever is being loaded, one line, one JSON object and the exit code of an interrupt."""
+    code = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), {number:d})\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from schedopt.cli import main; main()"
+    )
+    arguments = [sys.executable, "-c", code, "simulate", "--schedule", str(files / "schedule.json"), "--json"]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "schedopt: error: interrupted\n")
+    assert json.loads(done.stdout) == {"error": "interrupted", "exit_code": 130}
 
 
 def test_checkpoints_that_cannot_be_written_are_a_warning(tmp_path: Path) -> None:
