@@ -11,6 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from schedopt.jsontext import PathPart, join_path, preview
+from schedopt.windows import WINDOW_TAG
 
 __all__ = ["describe_validation_error"]
 
@@ -82,11 +83,11 @@ def _is_echo(item: _Problem) -> bool:
 
 
 def _one_branch(items: Iterable[_Problem]) -> list[_Problem]:
-    """One error instead of one for each branch of a union (the only unions are a number or a list of numbers)."""
+    """One error instead of one for each branch of a union of a number and a list of numbers (the other unions know their branch)."""
     kept: dict[Any, _Problem] = {}
     for k, item in enumerate(items):
         wrong_type = item.kind == "tuple_type" or (item.kind == "number" and not (item.tag or "").startswith("tuple"))
-        if item.tag is None or not wrong_type:
+        if item.tag in (None, WINDOW_TAG) or not wrong_type:
             kept[k] = item
         elif isinstance(item.value, bool) or not isinstance(item.value, (list, int, float)):
             kept[item.parts] = replace(item, kind="number_or_list")

@@ -14,8 +14,10 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
+
+from schedopt.windows import WINDOW_TAG, Windows
 
 __all__ = [
     "MAX_GAINS",
@@ -34,6 +36,7 @@ __all__ = [
     "Spectrum",
     "Task",
     "TermScale",
+    "WindowParticipation",
 ]
 
 PROBLEM_SCHEMA = "schedopt.problem/1"
@@ -203,6 +206,30 @@ class TermScale(_Model):
         return np.array([getattr(self, name) for name in TERMS])
 
 
+class WindowParticipation(_Model):
+    """Participation judged over windows of the horizon: ``{"window": P}``."""
+
+    window: SlotCount
+    """Instants in a window, P."""
+
+
+def _participation_kind(value: Any) -> str:
+    return WINDOW_TAG if isinstance(value, dict | WindowParticipation) else "name"
+
+
+def _participation_name(value: Any) -> Any:
+    if value not in ("instant", "horizon"):
+        raise PydanticCustomError("participation", "must be {allowed}", {"allowed": '"instant", "horizon" or {"window": P}'})
+    return value
+
+
+Participation = Annotated[
+    Annotated[WindowParticipation, Tag(WINDOW_TAG)]
+    | Annotated[Literal["instant", "horizon"], BeforeValidator(_participation_name), Tag("name")],
+    Discriminator(_participation_kind),
+]
+
+
 class Objective(_Model):
     """What is minimised, and how the bound is read."""
 
@@ -211,8 +238,8 @@ class Objective(_Model):
     """ξ in 1/J (mode weighted)."""
     total_energy_j: Positive | None = None
     """Energy allowed in mode min_bound, in J; null = unlimited."""
-    participation: Literal["instant", "horizon"] = "instant"
-    """Whether participation bias is charged per aggregation instant (Theorem 1) or over the horizon."""
+    participation: Participation = "instant"
+    """Whether participation bias is charged per aggregation instant (Theorem 1), per window (Theorem 2), or over the horizon."""
     term_scale: TermScale = TermScale()
     enforce_conditions: bool = True
     """Whether schedules must meet the step-size conditions C1 and C2."""
@@ -277,6 +304,8 @@ class ProblemArrays:
     mean_gradient_drift: FloatArray
     #: multipliers of the terms of the bound, shape (7,), order :data:`TERMS`
     term_scale: FloatArray
+    #: windows over which participation is judged; None where it is judged per instant or over the horizon
+    windows: Windows | None
 
     def __post_init__(self) -> None:
         for value in self.__dict__.values():
@@ -367,6 +396,9 @@ def check_consistency(problem: Problem) -> None:
             _fail(f"tasks[{j}].prox = {task.prox}: learning_rate * prox = {task.learning_rate * task.prox:g}; must be below 1")
     _check_devices(problem)
     _check_weights(problem)
+    participation = problem.objective.participation
+    if isinstance(participation, WindowParticipation) and participation.window > problem.horizon.slots:
+        _fail(f"objective.participation.window = {participation.window}: must be at most horizon.slots = {problem.horizon.slots}")
     if problem.objective.mode == "min_energy" and all(task.target is None for task in problem.tasks):
         _fail("tasks[0].target = null: mode min_energy needs a target in at least one task")
 
@@ -460,4 +492,10 @@ def _build_arrays(problem: Problem) -> ProblemArrays:
         aggregation_weight=weight,
         mean_gradient_drift=(weight * pairs["gradient_drift"]).sum(axis=0),
         term_scale=problem.objective.term_scale.as_array(),
+        windows=_windows(problem),
     )
+
+
+def _windows(problem: Problem) -> Windows | None:
+    participation = problem.objective.participation
+    return Windows(problem.horizon.slots, participation.window) if isinstance(participation, WindowParticipation) else None

@@ -37,6 +37,7 @@ ALIASES = {"assignment_sca": "sca"}
 #: name -> "module:class"; a class without arguments that keeps the protocol of :mod:`schedopt.bounds.base`
 BOUNDS: dict[str, str] = {
     "async_schedule": "schedopt.bounds.async_schedule:AsyncScheduleBound",
+    "tight": "schedopt.bounds.tight:TightBound",
 }
 
 

@@ -649,7 +649,11 @@ def test_names_are_printed_as_they_are() -> None:
 
 def test_bound_terms_sum_to_the_total() -> None:
     document = run_json("bound", "s.json")
-    (bound,) = document["bounds"]
+    bound, tight = document["bounds"]
+    assert tight["name"] == "tight"
+    for name, task in tight["tasks"].items():
+        assert sum(task["terms"].values()) == pytest.approx(task["bound"], rel=1e-12)
+        assert task["bound_best_window"] <= task["bound"] <= bound["tasks"][name]["bound"]
     assert bound["name"] == "async_schedule"
     for task in bound["tasks"].values():
         assert sum(task["terms"].values()) == pytest.approx(task["bound"], rel=1e-12)
@@ -671,8 +675,9 @@ def test_no_sharper_bound_over_the_horizon() -> None:
     data = schedule_dict()
     data["problem"]["objective"]["participation"] = "horizon"
     Path("s.json").write_text(json.dumps(data))
-    (bound,) = run_json("bound", "s.json")["bounds"]
+    bound = run_json("bound", "s.json")["bounds"][0]
     assert [task["bound_sharp"] for task in bound["tasks"].values()] == [None, None]
+    assert all(task["reasons"] == [] for task in run_json("bound", "s.json")["bounds"][1]["tasks"].values())
     row = next(line for line in run("bound", "s.json").stdout.splitlines() if "bound_sharp" in line)
     assert [cell.strip() for cell in row.strip("│").split("│")] == ["bound_sharp", "-", "-"]
 
@@ -704,12 +709,12 @@ def test_bound_of_many_tasks_in_several_tables() -> None:
         data["problem"]["tasks"].append(data["problem"]["tasks"][0] | {"name": f"extra{k}"})
         data["problem"]["devices"][0]["tasks"][f"extra{k}"] = data["problem"]["devices"][0]["tasks"]["svhn"]
     Path("s.json").write_text(json.dumps(data))
-    assert run("bound", "s.json").stdout.count("term opt") == 2
+    assert run("bound", "s.json").stdout.count("term opt") == 2 * len(registry.BOUNDS)
 
 
 def test_every_registered_bound_is_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "BOUNDS", registry.BOUNDS | {"again": registry.BOUNDS["async_schedule"]})
-    assert len(run_json("bound", "s.json")["bounds"]) == 2
+    assert len(run_json("bound", "s.json")["bounds"]) == len(registry.BOUNDS)
 
 
 # --- schema, generate, doctor ---------------------------------------------------------------------------------------------------

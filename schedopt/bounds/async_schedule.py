@@ -17,11 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from schedopt.bounds.base import BoundValue, Condition
+from schedopt.bounds.windowed import DATA_FACTOR, WindowSums, window_conditions, window_sums, window_terms
 from schedopt.problem import TERMS, FloatArray, IntArray, Problem, ProblemArrays
 from schedopt.schedule import Schedule
 
 __all__ = [
     "assignment_errors",
+    "data_error",
     "C1_LIMIT",
     "C2_LIMIT",
     "Aggregates",
@@ -66,7 +68,7 @@ class Aggregates:
 
     Per assignment, shape (n,): ``h``, ``noise`` (its share of N_g), ``sigma2`` (σ²(B)). Per task and instant, shape (J, G+1):
     ``h_instant``, ``noise_instant`` and ``stale_span`` Σ_{s: a_s<k<b_s} h_s κ_s. Per device and task, shape (I, J): ``h_device``.
-    ``h_total`` = H, shape (J,).
+    ``h_total`` = H, shape (J,). ``windows``: the same by windows where participation is judged so, else None.
     """
 
     h: FloatArray
@@ -77,6 +79,7 @@ class Aggregates:
     stale_span: FloatArray
     h_device: FloatArray
     h_total: FloatArray
+    windows: WindowSums | None
 
 
 def fixed_terms(arrays: ProblemArrays) -> FloatArray:
@@ -112,6 +115,7 @@ def aggregate(arrays: ProblemArrays, schedule: Schedule) -> Aggregates:
         stale_span=np.maximum(np.cumsum(opened, axis=1), 0.0),
         h_device=h_device,
         h_total=np.bincount(j, weights=h, minlength=arrays.num_tasks),
+        windows=None if arrays.windows is None else window_sums(arrays, schedule, arrays.windows, h, noise),
     )
 
 
@@ -120,31 +124,39 @@ def raw_terms(problem: Problem, schedule: Schedule, sums: Aggregates) -> FloatAr
 
     T_opt = F_0 − F*; T_loss = (G−1)Φ; T_part = Σ 2hδ² (``instant``) or 2(Σ_i|h_i − λ_i H|δ_i)²/H (``horizon``);
     T_data = Σ 2hκ²(Δ² + Δ̄²/16); T_local = Σ 2hβ²η²(2.03 e σ² + 8.1 e² δ²); T_noise = β Σ_g N_g;
-    T_stale = (17/4) β² Σ_s h_s κ_s Σ_{a<k<b} N_k.
+    T_stale = (17/4) β² Σ_s h_s κ_s Σ_{a<k<b} N_k. With windows T_part, T_data and T_stale are those of Theorem 2.
     """
     a = problem.arrays
-    i, j, steps, stale = schedule.device, schedule.task, schedule.steps, schedule.staleness
+    i, j, steps = schedule.device, schedule.task, schedule.steps
     delta = a.dissimilarity[i, j]
     beta_eta = a.smoothness[j] * a.learning_rate[j]
 
     def per_task(values: FloatArray) -> FloatArray:
         return np.bincount(j, weights=values, minlength=a.num_tasks)
 
-    drift = a.gradient_drift[i, j] ** 2 + a.mean_gradient_drift[j] ** 2 / 16.0
     local = LOCAL_NOISE_FACTOR * steps * sums.sigma2 + LOCAL_DRIFT_FACTOR * steps**2 * delta**2
-    return np.stack(
-        [
-            a.initial_gap,
-            (a.slots - 1) * a.loss_drift,
-            _participation(problem, sums, per_task(2.0 * sums.h * delta**2)),
-            per_task(2.0 * sums.h * stale**2 * drift),
-            per_task(2.0 * sums.h * beta_eta**2 * local),
-            a.smoothness * sums.noise_instant.sum(axis=1),
-            # summed by instant: Σ_s h_s κ_s Σ_{a<k<b} N_k = Σ_k N_k Σ_{s: a<k<b} h_s κ_s
-            STALE_FACTOR * a.smoothness**2 * (sums.noise_instant * sums.stale_span).sum(axis=1),
-        ],
-        axis=1,
-    )
+    terms = {
+        "opt": a.initial_gap,
+        "loss": (a.slots - 1) * a.loss_drift,
+        "local": per_task(2.0 * sums.h * beta_eta**2 * local),
+        "noise": a.smoothness * sums.noise_instant.sum(axis=1),
+    }
+    if sums.windows is not None:
+        terms |= window_terms(a, schedule, sums.windows, sums.h, sums.sigma2)
+    else:
+        terms["part"] = _participation(problem, sums, per_task(2.0 * sums.h * delta**2))
+        terms["data"] = per_task(2.0 * sums.h * data_error(a, i, j, schedule.start, schedule.end))
+        # summed by instant: Σ_s h_s κ_s Σ_{a<k<b} N_k = Σ_k N_k Σ_{s: a<k<b} h_s κ_s
+        terms["stale"] = STALE_FACTOR * a.smoothness**2 * (sums.noise_instant * sums.stale_span).sum(axis=1)
+    return np.stack([terms[name] for name in TERMS], axis=1)
+
+
+def data_error(arrays: ProblemArrays, device: IntArray, task: IntArray, start: IntArray, end: IntArray) -> FloatArray:
+    """What T_data charges per unit of 2h: κ²(Δ² + Δ̄²/16), or (17/16) n²Δ² with windows; the shape of ``start``."""
+    drift = arrays.gradient_drift[device, task]
+    if arrays.windows is not None:
+        return 0.5 * DATA_FACTOR * (arrays.windows.distance(start, end) * drift) ** 2
+    return (end - 1 - start) ** 2 * (drift**2 + arrays.mean_gradient_drift[task] ** 2 / 16.0)
 
 
 def assignment_errors(problem: Problem, schedule: Schedule, sums: Aggregates) -> FloatArray:
@@ -152,10 +164,9 @@ def assignment_errors(problem: Problem, schedule: Schedule, sums: Aggregates) ->
     a = problem.arrays
     i, j, steps = schedule.device, schedule.task, schedule.steps
     scale = dict(zip(TERMS, a.term_scale, strict=True))
-    drift = a.gradient_drift[i, j] ** 2 + a.mean_gradient_drift[j] ** 2 / 16.0
     part = scale["part"] * a.dissimilarity[i, j] ** 2 if problem.objective.participation == "instant" else 0.0
     local = LOCAL_NOISE_FACTOR * steps * sums.sigma2 + LOCAL_DRIFT_FACTOR * steps**2 * a.dissimilarity[i, j] ** 2
-    per_h = part + scale["data"] * schedule.staleness**2 * drift
+    per_h = part + scale["data"] * data_error(a, i, j, schedule.start, schedule.end)
     per_h = per_h + scale["local"] * (a.smoothness[j] * a.learning_rate[j]) ** 2 * local
     return 2.0 * sums.h * per_h + scale["noise"] * a.smoothness[j] * sums.noise
 
@@ -183,20 +194,23 @@ def _sharp_participation(arrays: ProblemArrays, schedule: Schedule, sums: Aggreg
     return total
 
 
-def _conditions(arrays: ProblemArrays, schedule: Schedule, sums: Aggregates) -> tuple[Condition, Condition]:
+def _conditions(arrays: ProblemArrays, schedule: Schedule, sums: Aggregates) -> tuple[Condition, ...]:
     beta = arrays.smoothness
     c1 = np.zeros(arrays.num_tasks)
     np.maximum.at(c1, schedule.task, (arrays.learning_rate * beta)[schedule.task] * schedule.steps)
+    first = Condition("C1", f"learning_rate * smoothness * steps <= {C1_LIMIT:g}", c1, C1_LIMIT)
+    if sums.windows is not None:
+        return (first, *window_conditions(arrays, schedule, sums.windows, C2_LIMIT))
     beta_h = beta[:, None] * sums.h_instant
     c2 = np.max(beta_h + STALE_FACTOR * beta_h * beta[:, None] * sums.stale_span, axis=1)
     return (
-        Condition("C1", f"learning_rate * smoothness * steps <= {C1_LIMIT:g}", c1, C1_LIMIT),
+        first,
         Condition("C2", f"beta h_k + {STALE_FACTOR:g} beta^2 h_k sum h_s kappa_s <= {C2_LIMIT:g}", c2, C2_LIMIT),
     )
 
 
 class AsyncScheduleBound:
-    """Theorem 1 of the formulation, with its scaled terms and its ``horizon`` variant (neither is covered by the proof)."""
+    """Theorem 1 of the formulation, Theorem 2 with windows; scaled terms and the ``horizon`` variant are not covered by the proofs."""
 
     name = "async_schedule"
 
@@ -204,7 +218,7 @@ class AsyncScheduleBound:
         """Ψ_j of every task, its terms and conditions.
 
         ``extra['bound_sharp']`` has the sharper participation term. It sharpens Theorem 1, which charges participation per instant;
-        under ``horizon``, where it bounds nothing and may exceed Ψ, it is NaN.
+        elsewhere, where it bounds nothing and may exceed Ψ, it is NaN.
         """
         arrays = problem.arrays
         sums = aggregate(arrays, schedule)
@@ -215,7 +229,7 @@ class AsyncScheduleBound:
         terms = np.where(trained[:, None], np.where(trained, factor, 0.0)[:, None] * arrays.term_scale * raw, np.nan)
         total = np.where(trained, terms.sum(axis=1), np.inf)
         conditions = _conditions(arrays, schedule, sums)
-        proven = problem.objective.participation == "instant" and bool(np.all(arrays.term_scale >= 1))
+        proven = problem.objective.participation != "horizon" and bool(np.all(arrays.term_scale >= 1))
         certified = trained & proven & arrays.delta_rule
         for condition in conditions:
             certified = certified & condition.holds
@@ -224,4 +238,5 @@ class AsyncScheduleBound:
             sharp_raw = raw.copy()
             sharp_raw[:, TERMS.index("part")] = _sharp_participation(arrays, schedule, sums)
             sharp = np.where(trained, np.where(trained, factor, 0.0) * (sharp_raw @ arrays.term_scale), np.inf)
-        return BoundValue(self.name, total, TERMS, terms, raw, conditions, certified, {"bound_sharp": sharp, "h_total": sums.h_total})
+        extra = {"bound_sharp": sharp, "h_total": sums.h_total}
+        return BoundValue(self.name, total, TERMS, terms, raw, conditions, certified, extra=extra)

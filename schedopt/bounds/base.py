@@ -45,6 +45,8 @@ class BoundValue:
     raw_terms: FloatArray
     conditions: tuple[Condition, ...]
     certified: np.ndarray
+    #: whether it reads the objective's ``participation`` and ``term_scale``, which may take it out of what is proven
+    reads_objective: bool = True
     extra: dict[str, Any] = field(default_factory=dict)
 
 

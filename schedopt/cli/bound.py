@@ -26,7 +26,8 @@ def command(schedule_path: str, as_json: bool) -> None:
     """Evaluate every convergence bound of SCHEDULE, a schedule.json: term by term, with its conditions.
 
     "bound_sharp" has the sharper participation term, in which full synchronous uploads carry no participation error; the objective
-    uses "bound". It sharpens the bound of participation "instant"; under "horizon" it is "-" (null with --json).
+    uses "bound". It sharpens the bound of participation "instant"; elsewhere it is "-" (null with --json). "tight" is the same guarantee
+    with constants chosen for this schedule (docs/theory.md), at the problem's windows and at the best window.
     """
     import numpy as np
 
@@ -50,11 +51,11 @@ def uncertified_reasons(problem: Problem, bound: BoundValue, j: int) -> list[str
     if bound.certified[j]:
         return []
     reasons = [] if problem.arrays.delta_rule[j] else ["aggregation is mixing"]
-    if bound.total[j] == float("inf"):
+    if bound.extra["h_total"][j] == 0:
         reasons.append("never trained")
-    if problem.objective.participation != "instant":
-        reasons.append(f"participation is {problem.objective.participation}")
-    if (problem.arrays.term_scale < 1).any():
+    if bound.reads_objective and problem.objective.participation == "horizon":
+        reasons.append("participation is horizon")
+    if bound.reads_objective and (problem.arrays.term_scale < 1).any():
         reasons.append("a term_scale is below 1")
     reasons += [f"{c.name} fails ({number(c.value[j])} > {number(c.limit)})" for c in bound.conditions if not c.holds[j]]
     return reasons or ["not covered by the theorem"]
