@@ -185,12 +185,13 @@ def cross_entropy(x: FloatArray, labels: IntArray, model: FloatArray) -> tuple[F
     return np.log(total) - chosen, residual
 
 
-def least_loss(task: SoftmaxTask, instant: int, worth: float) -> float:
+def least_loss(task: SoftmaxTask, instant: int, worth: float, *, iterations: int = 5000) -> float:
     r"""A lower bound of inf F_g at ``instant``, by duality; 0 where no more than ``worth`` could be gained over it, or nothing is proven.
 
     For all probabilities α_n with Σ_n c_n (α_n − e_y) x_nᵀ = 0, c_n a sample's share of F_g, F_g ≥ Σ_n c_n H(α_n), H the entropy:
     log Σ exp z ≥ ⟨α, z⟩ + H(α). L-BFGS gives p_n with a small ∇F_g = R, and α_n = p_n − R M⁺ x_n with M = Σ_n c_n x_n x_nᵀ meets the
     equation. So the bound is the computed minimum less a gap that vanishes with ∇F_g; samples that a linear model tells apart have 0.
+    ``iterations``: of L-BFGS, at most; after too few nothing is proven.
     """
     parts = [(task.weight[i], task.samples(i, instant)) for i in task.devices]
     x, labels = np.concatenate([held.x for _, held in parts]), np.concatenate([held.labels for _, held in parts])
@@ -205,7 +206,7 @@ def least_loss(task: SoftmaxTask, instant: int, worth: float) -> float:
         if intermediate_result.fun <= worth:
             raise StopIteration
 
-    limits = {"maxiter": 5000, "maxfun": 10_000, "gtol": 1e-9, "ftol": 0.0}
+    limits = {"maxiter": iterations, "maxfun": 2 * iterations, "gtol": 1e-9, "ftol": 0.0}
     found = minimize(value, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", callback=enough, options=limits)
     if found.fun <= worth:
         return 0.0

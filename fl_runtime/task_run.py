@@ -61,6 +61,8 @@ class TaskRun:
         self._version = 0
         self._tensors: dict[int, tuple[Any, tuple[Tensor, Tensor]]] = {}
         self._pool: tuple[list[Tensor], tuple[Tensor, Tensor]] | None = None
+        #: the model that was tested last, and its loss and accuracy on the test part
+        self._tested: tuple[Tensor, tuple[float, float]] | None = None
         self._measured: tuple[int, list[Tensor], bool, Measurement] | None = None
         self._test = (
             torch.from_numpy(data.dataset.standardize(data.dataset.test_features)).to(trainer.device),
@@ -96,12 +98,17 @@ class TaskRun:
         known = self._measured
         if known is not None and known[0] == self._version and known[2] >= gradient and _same(known[1], parts):
             return known[3]
-        test_loss, accuracy = self.trainer.evaluate(self.model, *self._test)
+        if self._tested is None or self._tested[0] is not self.model:
+            self._tested = self.model, self.trainer.evaluate(self.model, *self._test)
+        test_loss, accuracy = self._tested[1]
         loss, slope = 0.0, torch.zeros_like(self.model, dtype=torch.float64)
         for share, features, labels in self._global_data(instant):
-            loss += share * self.trainer.evaluate(self.model, features, labels)[0]
             if gradient:
-                slope += share * self.trainer.gradient(self.model, features, labels).double()
+                part, direction = self.trainer.loss_and_gradient(self.model, features, labels)
+                slope += share * direction.double()
+            else:
+                part, _ = self.trainer.evaluate(self.model, features, labels)
+            loss += share * part
         found = Measurement(accuracy, test_loss, loss, float(slope @ slope) if gradient else None)
         self._measured = (self._version, parts, gradient, found)
         return found

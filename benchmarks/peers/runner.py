@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from benchmarks.children import kill_group, last_words
 from benchmarks.peers.model import require_weighted
 from benchmarks.peers.registry import PEERS, Peer
 from schedopt.constraints import validate_schedule
@@ -88,7 +88,7 @@ def _run_in(folder: Path, peer: Peer, problem: Problem, time_limit_s: float, see
         status: Status = "no_schedule" if objective is None else "ok"
         return PeerResult(peer.name, status, objective, data["own_bound"], data["seconds"], flaw or data["message"], repaired)
     objective, repaired, _ = _judge(problem, data.get("schedule"))
-    message = f"killed after {wall_s:.1f} s" if code is None else _last_words(code, errors)
+    message = f"killed after {wall_s:.1f} s" if code is None else last_words(code, errors)
     kept = "" if objective is None else f"; its best so far after {data['seconds']:.1f} s"
     return PeerResult(
         peer.name, "killed" if code is None else "crashed", objective, data.get("own_bound"), wall_s, message + kept, repaired
@@ -107,15 +107,8 @@ def _watch(command: list[str], environment: dict[str, str], folder: Path, errors
             return None
         finally:
             # also what an ended child has left behind, and on Ctrl-C
-            _kill_group(process.pid)
+            kill_group(process.pid)
             process.wait()
-
-
-def _kill_group(leader: int) -> None:
-    try:
-        os.killpg(leader, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass  # nobody is left
 
 
 def _read(output: Path) -> dict[str, Any]:
@@ -124,18 +117,6 @@ def _read(output: Path) -> dict[str, Any]:
         return json.loads(output.read_text())
     except (OSError, ValueError):
         return {}
-
-
-def _last_words(code: int, errors: Path) -> str:
-    """How a child that crashed ended, in one line."""
-    lines = [line.strip() for line in errors.read_text(errors="replace").splitlines() if line.strip()]
-    last = lines[-1][:200] if lines else "no output"
-    if code >= 0:
-        return f"exit code {code}: {last}"
-    try:
-        return f"{signal.Signals(-code).name}: {last}"
-    except ValueError:
-        return f"signal {-code}: {last}"
 
 
 def _judge(problem: Problem, rows: list[list[float]] | None) -> tuple[float | None, bool, str]:

@@ -18,7 +18,7 @@ from fl_runtime.models import build_model, initial_parameters, num_parameters
 from fl_runtime.training import LocalJob, LocalTrainer
 from fl_runtime.training.kernels import has_closed_form
 
-__all__ = ["PLAIN", "Case", "Way", "measure", "ways_of"]
+__all__ = ["PLAIN", "QUIET", "Case", "Way", "busy_jiffies", "measure", "ways_of"]
 
 PLAIN = "plain loop, 1 thread"
 PLAIN_THREADED = "plain loop, torch threads"
@@ -78,7 +78,7 @@ def ways_of(model: str, wanted: Sequence[str]) -> list[str]:
     return [path for path in wanted if closed or path != "closed_form"]
 
 
-def _jiffies() -> int | None:
+def busy_jiffies() -> int | None:
     """Hundredths of seconds in which a core did something, over all cores; None where the system does not say."""
     path = Path("/proc/stat")
     if not path.exists():
@@ -103,7 +103,7 @@ def _own_jiffies() -> float:
 def _others() -> float | None:
     """Hundredths of seconds in which a core did something for others."""
     try:
-        everything = _jiffies()
+        everything = busy_jiffies()
         return None if everything is None else everything - _own_jiffies()
     except OSError:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -33,6 +33,8 @@ class Measures:
     def __init__(self, model: nn.Module, layout: Layout, device: torch.device, team: ThreadTeam, memory_bytes: int | None) -> None:
         self.model, self.layout, self.device, self.team = model, layout, device, team
         self.memory_bytes = memory_bytes
+        # a module cannot be called with other parameters by two threads at once: each has a copy
+        self._copies: dict[int, nn.Module] = {}
         self._piece: dict[tuple[int, ...], int] = {}
 
     def evaluate(self, parameters: Tensor, features: Tensor, labels: Tensor) -> tuple[float, float]:
@@ -47,20 +49,30 @@ class Measures:
         loss = float(sum(loss for loss, _ in pieces)) / len(labels)
         return loss, int(sum(right for _, right in pieces)) / len(labels)
 
-    def gradient(self, parameters: Tensor, features: Tensor, labels: Tensor) -> Tensor:
-        """Gradient (P,) of the mean cross-entropy."""
+    def loss_and_gradient(self, parameters: Tensor, features: Tensor, labels: Tensor) -> tuple[float, Tensor]:
+        """Mean cross-entropy and its gradient (P,), from one pass over the samples."""
 
-        def of_piece(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        def of_piece(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
                 loss = functional.cross_entropy(model(x), y, reduction="sum")
-                return torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, list(model.parameters()))])
+                gradients = torch.autograd.grad(loss, list(model.parameters()))
+            return loss.detach().double(), torch.cat([gradient.flatten() for gradient in gradients])
 
         total = torch.zeros(self.layout.total, dtype=torch.float64, device=self.device)
-        for part in self._pieces(of_piece, parameters, features, labels):
+        pieces = self._pieces(of_piece, parameters, features, labels)
+        for _, part in pieces:
             total += part
-        return (total / len(labels)).float()
+        return float(sum(loss for loss, _ in pieces)) / len(labels), (total / len(labels)).float()
 
-    def _set(self, model: nn.Module, flat: Tensor) -> nn.Module:
+    def clear(self) -> None:
+        """Let the copies of the model go."""
+        self._copies.clear()
+
+    def _copy(self, worker: int, flat: Tensor) -> nn.Module:
+        """The model of a worker, with parameters that look at ``flat``."""
+        if worker not in self._copies:
+            self._copies[worker] = copy.deepcopy(self.model)
+        model = self._copies[worker]
         for parameter, view in zip(model.parameters(), self.layout.views(flat), strict=True):
             parameter.data = view
             parameter.requires_grad_(True)
@@ -71,11 +83,9 @@ class Measures:
             raise InputError(f"{len(features)} samples with {len(labels)} labels; must be as many, at least one")
         size = self._size(tuple(features.shape[1:]))
         flat = parameters.detach().to(self.device, torch.float32)
-        # a module cannot be called with other parameters by two threads at once: each has a copy, with parameters that look at `flat`
-        models = [self._set(copy.deepcopy(self.model), flat) for _ in range(self.team.workers)]
         while True:
             try:
-                return self._run(of_piece, models, features, labels, size)
+                return self._run(of_piece, flat, features, labels, size)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -84,12 +94,15 @@ class Measures:
             size = (size + 1) // 2
             self._piece[tuple(features.shape[1:])] = size
 
-    def _run(self, of_piece: _OfPiece[_T], models: Sequence[nn.Module], features: Tensor, labels: Tensor, size: int) -> list[_T]:
+    def _run(self, of_piece: _OfPiece[_T], flat: Tensor, features: Tensor, labels: Tensor, size: int) -> list[_T]:
         found: dict[int, _T] = {}
+        models: dict[int, nn.Module] = {}
 
         def task(first: int) -> Task:
             def run(worker: int, check: Check) -> None:
                 check()
+                if worker not in models:
+                    models[worker] = self._copy(worker, flat)
                 chosen = slice(first, first + size)
                 found[first] = of_piece(models[worker], features[chosen].to(self.device), labels[chosen].to(self.device))
 

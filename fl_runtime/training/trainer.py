@@ -123,13 +123,18 @@ class LocalTrainer:
 
     def gradient(self, parameters: Tensor, features: Tensor, labels: Tensor) -> Tensor:
         """Gradient (P,) of the mean cross-entropy at ``parameters`` (P,)."""
+        return self.loss_and_gradient(parameters, features, labels)[1]
+
+    def loss_and_gradient(self, parameters: Tensor, features: Tensor, labels: Tensor) -> tuple[float, Tensor]:
+        """Mean cross-entropy at ``parameters`` (P,) and its gradient (P,): as dear as the gradient alone."""
         self._check_flat(parameters)
         with one_thread(), full_precision(self.device):
-            return self._measures.gradient(parameters, features, labels)
+            return self._measures.loss_and_gradient(parameters, features, labels)
 
     def close(self) -> None:
         """End threads and processes and let the data go; a trainer that is used again starts them anew."""
         self._team.close()
+        self._measures.clear()
         if self._ready is not None:
             self._ready.close()
             self._ready = None

@@ -23,7 +23,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from schedopt.bounds.async_schedule import Aggregates, aggregate
 from schedopt.bounds.base import BoundValue, Condition
@@ -35,7 +34,7 @@ from schedopt.windows import Windows
 __all__ = ["TightBound", "tight_bound"]
 
 TERM_NAMES = ("opt", "loss", "noise", "errors")
-#: Where (1 + ζ) max βH_m is looked for between max βH_m and one, before the best place is refined.
+#: Where (1 + ζ) max βH_m is looked for between max βH_m and one; then more finely around the best.
 _SHARES = np.concatenate([np.geomspace(1e-3, 0.5, 8), 1.0 - np.geomspace(0.4, 1e-3, 8)])
 #: Larger matrices get a norm from row and column sums, which is an upper bound.
 _SPECTRAL = 400
@@ -138,8 +137,8 @@ def _least(h: FloatArray, beta_h: FloatArray, errors: _Errors, gap: FloatArray, 
     shares = least + (1.0 - least) * _SHARES
     values = [at(share) for share in shares]
     k = int(np.argmin(values))
-    if np.isfinite(values[k]):
-        minimize_scalar(at, bounds=(shares[max(k - 1, 0)], shares[min(k + 1, len(shares) - 1)]), method="bounded", options={"xatol": 1e-4})
+    for share in np.linspace(shares[max(k - 1, 0)], shares[min(k + 1, len(shares) - 1)], 18)[1:-1]:
+        at(float(share))
     return best, step
 
 
