@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -183,5 +184,4 @@ def _cells(found: Sequence[Estimate]) -> list[str]:
 def _spread(values: Sequence[float]) -> str:
     if len(values) == 1:
         return number(values[0])
-    middle = sorted(values)[len(values) // 2]
-    return f"{number(middle)} ({number(min(values))} .. {number(max(values))})"
+    return f"{number(median(values))} ({number(min(values))} .. {number(max(values))})"

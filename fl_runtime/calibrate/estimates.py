@@ -191,5 +191,5 @@ def _of_device(survey: Survey, device: int, quantity: str, statistic: str, befor
     else:
         value, word = float(values.mean()), "mean"
     samples = "single samples" if not survey.sampled else f"at most {survey.settings.samples} single samples"
-    how = f"{word} of {len(values)}: {_METHODS[quantity].format(samples=samples)}"
+    how = f"{word}: {_METHODS[quantity].format(samples=samples)}"
     return _make(survey, device, quantity, value, before, _range(series), how, values.tolist())
