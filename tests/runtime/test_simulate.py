@@ -25,6 +25,7 @@ from fl_runtime.models import build_model, initial_parameters
 from fl_runtime.simulate import SimulateSettings, Simulation
 from fl_runtime.task_run import BATCH_STREAM, MODEL_STREAM, seed_of
 from fl_runtime.timeline import Meter, Timeline, events_text
+from fl_runtime.training import LocalTrainer
 from fl_runtime.training.batches import draw_batches
 from schedopt import solve
 from schedopt.cli import main
@@ -189,6 +190,23 @@ def test_meter_counts_what_has_happened() -> None:
     first = timeline.events[0]
     meter.note(first)
     assert meter.energy_j().sum() == pytest.approx(timeline.physics.receive_j[first.assignment])
+
+
+def test_what_has_not_changed_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With data that drift, the loss at every instant, from the pass that gives the gradient; the test part once for every model."""
+    passes: dict[str, list[int]] = {"evaluate": [], "loss_and_gradient": []}
+    for name, seen in passes.items():
+        whole = getattr(LocalTrainer, name)
+        monkeypatch.setattr(LocalTrainer, name, lambda self, w, x, y, whole=whole, seen=seen: seen.append(len(y)) or whole(self, w, x, y))
+    problem = problem_of()
+    schedule = schedule_of(problem)
+    _, report = simulated(problem, schedule, drift="rotation:5")
+    assert all(len(set(task.loss)) == 11 for task in report.tasks.values())
+    models = sum(len({int(end) for end in schedule.end[schedule.task == j]}) + 1 for j in range(2))
+    assert models < 22, "a schedule that leaves some models as they are at some instants"
+    assert len(passes["evaluate"]) == models
+    assert set(passes["evaluate"]) == {len(load_dataset(name).test_labels) for name in TASKS}
+    assert sum(passes["loss_and_gradient"]) == 11 * sum(len(problem.devices) * size for _, size in TASKS.values())
 
 
 def test_report_has_what_the_format_says(tmp_path: Path) -> None:

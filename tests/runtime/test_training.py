@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -315,6 +316,27 @@ def test_evaluate_and_gradient_against_double_precision(name: str) -> None:
             assert found == pytest.approx(float(loss.detach()), rel=1e-6)
             assert accuracy == float((logits.argmax(1) == job.labels).double().mean())
             assert relative(trainer.gradient(start, job.features, job.labels), expected) < 1e-5
+            both = trainer.loss_and_gradient(start, job.features, job.labels)
+            assert both[0] == pytest.approx(found, rel=1e-6)
+            assert both[1].equal(trainer.gradient(start, job.features, job.labels))
+
+
+@pytest.mark.parametrize(("workers", "memory", "most"), [(300, None, 1), (2, 1, 2)])
+def test_measuring_copies_the_model_once(workers: int, memory: int | None, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for a worker that has something to do, however many there are and however often one measures."""
+    copied: list[object] = []
+    whole = copy.deepcopy
+    model = build_model("mlp", (6,), 3)
+    (job,) = make_jobs((6,), 3, [(20, 1, 1)])
+    expected = []
+    for seed in range(4):
+        with LocalTrainer(model, learning_rate=0.1) as fresh:
+            expected.append(fresh.evaluate(initial_parameters(model, seed), job.features, job.labels)[0])
+    with LocalTrainer(model, learning_rate=0.1, workers=workers, memory_bytes=memory) as trainer:
+        monkeypatch.setattr(copy, "deepcopy", lambda thing: copied.append(thing) or whole(thing))
+        found = [trainer.evaluate(initial_parameters(model, seed), job.features, job.labels)[0] for seed in range(4)]
+        assert 1 <= len(copied) <= most and all(thing is trainer.model for thing in copied)
+    assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_evaluate_takes_smaller_pieces_when_memory_fails(monkeypatch: pytest.MonkeyPatch) -> None:
