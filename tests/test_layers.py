@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("certify", "colgen"),
     ("solvers",),
     ("files", "generate"),
-    ("io", "schemas"),
+    ("io", "robust", "schemas"),
     ("registry",),
     ("cli",),
     ("__main__",),

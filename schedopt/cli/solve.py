@@ -10,6 +10,7 @@ import click
 
 from schedopt.cli.options import OutputPath, PositiveNumber, json_option, key_and_value, output_option, seed_option
 from schedopt.cli.output import STDOUT, Command, Screen, number, print_json, write_output
+from schedopt.cli.robust import ROBUST_HELP, Robust
 from schedopt.cli.signals import interruptible
 from schedopt.errors import InfeasibleError, InputError, SolverError
 from schedopt.registry import DEFAULT_SOLVER, solver_names
@@ -38,6 +39,7 @@ MODES = ("weighted", "min_energy", "min_bound")
     "--time-limit", type=PositiveNumber(), metavar="S", help="Stop after S seconds with the best schedule found."
 )
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="A switch of the solver; may be repeated. 'help' lists them.")
+@click.option("--robust", "margins", metavar="MARGINS", help=ROBUST_HELP)
 @click.option("--warm-start", metavar="FILE", type=click.Path(), help="Start from the schedule in FILE (native_sca, sca).")
 @click.option("--save-iterate", metavar="FILE", type=OutputPath(), help="Keep points and multipliers of the native route (.npz).")
 @seed_option
@@ -53,6 +55,7 @@ def command(
     certify: bool,
     time_limit: float | None,
     changes: tuple[str, ...],
+    margins: str | None,
     warm_start: str | None,
     save_iterate: str | None,
     seed: int,
@@ -78,6 +81,7 @@ def command(
         if path not in (None, STDOUT):
             check_output(path, inputs=inputs)
     problem = _with_mode(load_problem(problem_path), mode)
+    robust = None if margins is None else Robust.of(problem, margins)
     if backend is not None:
         check_backend(backend)
     settings = SolverSettings(
@@ -91,16 +95,18 @@ def command(
         raise InputError(f"--save-iterate: solver {solver!r} keeps no iterate; native_sca and native_sca_log do")
     if save_iterate is not None:
         _check_iterate_path(save_iterate, output)
+        if robust is not None:
+            raise InputError("--save-iterate: must be without --robust, whose points and multipliers are those of the worst case")
     with interruptible() as interrupts:
         with Screen(stderr=True).progress(solver) as show:
             progress = None if show is None else lambda record: show(_progress_text(record))
-            result = chosen.solve(problem, settings=settings, seed=seed, progress=progress)
+            result = chosen.solve(problem if robust is None else robust.problem, settings=settings, seed=seed, progress=progress)
         interrupts.hold(output, save_iterate)
         if save_iterate is not None and result.iterate is not None:
             write_iterate(save_iterate, result.iterate)
         elif save_iterate is not None:
             click.echo(f"{save_iterate}: not written, for the solve ended before there was a relaxed point", err=True)
-        _deliver(problem, result, output, certify=certify, as_json=as_json)
+        _deliver(problem, result, output, robust=robust, certify=certify, as_json=as_json)
     if result.interrupted:
         ctx.exit(130)
 
@@ -182,11 +188,12 @@ def _progress_text(record: IterationRecord) -> str:
     )
 
 
-def _deliver(problem: Problem, result: SolveResult, output: str | None, *, certify: bool, as_json: bool) -> None:
-    """Write the schedule and print the summary, or say why there is none."""
+def _deliver(problem: Problem, found: SolveResult, output: str | None, *, robust: Robust | None, certify: bool, as_json: bool) -> None:
+    """Write the schedule and print the summary, or say why there is none; ``found`` is of the worst case if ``robust``."""
     from schedopt.io import schedule_text
     from schedopt.objective import evaluate_objective
 
+    result = found if robust is None else robust.as_given(problem, found)
     if result.schedule is None:
         _refuse(result)
         return
@@ -195,9 +202,11 @@ def _deliver(problem: Problem, result: SolveResult, output: str | None, *, certi
     if output is not None:
         write_output(output, schedule_text(problem, schedule, result, evaluation=evaluation))
     if as_json and output != STDOUT:
-        print_json(_summary(problem, schedule, result, evaluation, output))
+        worst = {} if robust is None else {"worst_case": robust.summary(found)}
+        print_json(_summary(problem, schedule, result, evaluation, output) | worst)
     elif not as_json:
-        _print_tables(problem, schedule, result, evaluation, output, certify=certify)
+        worst_case = None if robust is None else robust.line(found, _bound_text(found, certify))
+        _print_tables(problem, schedule, result, evaluation, output, bound=_bound_text(result, certify), worst_case=worst_case)
 
 
 def _refuse(result: SolveResult) -> None:
@@ -242,13 +251,20 @@ def _task_profile(schedule: Schedule, j: int) -> dict[str, Any]:
 
 
 def _print_tables(
-    problem: Problem, schedule: Schedule, result: SolveResult, evaluation: Evaluation, output: str | None, *, certify: bool
+    problem: Problem,
+    schedule: Schedule,
+    result: SolveResult,
+    evaluation: Evaluation,
+    output: str | None,
+    *,
+    bound: str,
+    worst_case: str | None,
 ) -> None:
     # with the schedule itself on stdout, what is for people goes to stderr
     screen = Screen(stderr=output == STDOUT)
     screen.line(f"{problem.name}: {result.status.value}")
     screen.line(f"objective     {number(evaluation.objective)} ({problem.objective.mode})")
-    screen.line(f"lower bound   {_bound_text(result, certify)}")
+    screen.line(worst_case if worst_case is not None else f"lower bound   {bound}")
     screen.line(f"energy        {number(evaluation.energy_j)} J")
     screen.line(f"solver        {_solver_text(result)}")
     if result.reason:
