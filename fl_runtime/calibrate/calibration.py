@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from fl_runtime.calibrate.convex import known_of
 from fl_runtime.calibrate.cycles import BATCHES, cycles_per_sample
@@ -19,6 +20,7 @@ from fl_runtime.calibrate.settings import CalibrateSettings
 from fl_runtime.calibrate.survey import STREAM, Survey
 from fl_runtime.task_run import seed_of
 from fl_runtime.training.limits import one_thread
+from schedopt.errors import InputError
 from schedopt.jsontext import plain
 from schedopt.problem import Problem
 from schedopt.schedule import Schedule
@@ -74,18 +76,23 @@ class Calibration:
 
     def run(self, tell: Tell = lambda text: None) -> None:
         """Measure everything; ``tell`` is called with what is being done, and may raise to stop."""
-        for number in range(self.settings.pilots):
-            with one_thread():
+        # several threads on vectors and matrices as small as these wait for one another, above all where other programs run
+        with one_thread(), threadpool_limits(1, user_api="blas"):
+            for number in range(self.settings.pilots):
                 self._pilot(number, tell)
-        for survey in self.surveys:
-            tell(f"{self.bench.problem.tasks[survey.task].name}: bounds for all models")
-            first = max(entry.value for entry in survey.series["first_loss", None])
-            known = known_of(self.bench, survey.task, first)
-            self.estimates += task_estimates(survey, known, self.statistic)
-            if self.cpu_hz is not None:
-                tell(f"{self.bench.problem.tasks[survey.task].name}: cycles")
-                self.estimates += self._cycles(survey, self.cpu_hz)
+            self._settle(tell)
         self.finished = True
+
+    def _settle(self, tell: Tell) -> None:
+        for survey in self.surveys:
+            name, first = self.bench.problem.tasks[survey.task].name, [entry.value for entry in survey.series["first_loss", None]]
+            if not first:
+                raise InputError(f"task {name!r}: the loss of its initial model is not finite; the data or the model must be others")
+            tell(f"{name}: bounds for all models")
+            self.estimates += task_estimates(survey, known_of(self.bench, survey.task, max(first)), self.statistic)
+            if self.cpu_hz is not None:
+                tell(f"{name}: cycles")
+                self.estimates += self._cycles(survey, self.cpu_hz)
 
     def _pilot(self, number: int, tell: Tell) -> None:
         bench, total = self.bench, self.settings.pilots

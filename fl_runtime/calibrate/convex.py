@@ -10,8 +10,9 @@ from fl_runtime.constants import SoftmaxTask, least_loss
 
 __all__ = ["is_softmax_regression", "known_of"]
 
-#: F* is sought unless it is sure to be below this share of F_0, in double precision, if the samples take no more bytes than this.
-WORTH, MOST_BYTES, ITERATIONS = 0.02, 2**30, 500
+#: F* is sought as long as it may be more than this share of F_0, where the samples take no more bytes than this in double precision:
+#: of larger data a minute's iterations prove nothing.
+WORTH, MOST_BYTES, ITERATIONS = 0.02, 32 * 2**20, 2000
 
 _ZERO = "F* = 0"
 

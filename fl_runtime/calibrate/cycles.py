@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import time
 from pathlib import Path
@@ -50,7 +51,8 @@ def cycles_per_sample(bench: PilotBench, task: int, cpu_hz: float) -> dict[int, 
     features, labels = torch.from_numpy(arrays[0].copy()), torch.from_numpy(arrays[1].copy())
     rate = bench.problem.tasks[task].learning_rate
     found = {}
-    with LocalTrainer(bench.trainers[task].model.cpu(), learning_rate=rate, path="sequential", workers=1) as trainer:
+    model = copy.deepcopy(bench.trainers[task].model).cpu()
+    with LocalTrainer(model, learning_rate=rate, path="sequential", workers=1) as trainer:
         start = bench.initial_model(task, bench.seed).cpu()
         for batch in sorted({min(size, len(labels)) for size in BATCHES}):
 

@@ -403,6 +403,20 @@ def test_divergence_is_said_and_the_rest_is_used() -> None:
         assert np.isfinite(calibration.problem.arrays.smoothness[0])
 
 
+class Undefined(nn.Sequential):
+    """Gives no numbers."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features) * float("nan")
+
+
+def test_a_loss_that_is_never_finite_is_one_line() -> None:
+    register_model("undefined", lambda shape, classes: Undefined(nn.Flatten(), nn.Linear(int(np.prod(shape)), classes)))
+    with bench_of(problem_of("undefined")) as bench:
+        with pytest.raises(InputError, match="task 't': the loss of its initial model is not finite"):
+            Calibration(bench, CalibrateSettings(pilots=1)).run()
+
+
 def test_cycles_are_seconds_times_the_frequency(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(cycles, "SECONDS", 0.001)
     with bench_of(problem_of(size=10)) as bench:

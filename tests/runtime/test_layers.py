@@ -13,7 +13,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("timeline",),
     ("datasets",),
     ("partition", "drift", "exchange", "rotation"),
-    ("device_data",),
+    ("device_data", "settings"),
     ("models",),
     ("training",),
     ("aggregation",),
@@ -23,11 +23,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("simulate",),
     ("options",),
     ("calibrate",),
-    ("cli", "doctor"),
+    ("cli_output", "doctor"),
+    ("cli",),
 )
 GRAPH = ImportGraph(fl_runtime.__file__)
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
-WITHOUT_TORCH = ("errors", "timeline", "datasets", "partition", "drift", "exchange", "rotation", "device_data", "doctor")
+WITHOUT_TORCH = ("errors", "timeline", "datasets", "partition", "drift", "exchange", "rotation", "device_data", "settings", "doctor")
 
 
 @pytest.mark.parametrize("module", GRAPH.modules)
