@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from benchmarks.arguments import INTERRUPTED, at_least, check_results_file
+from benchmarks.arguments import at_least
+from benchmarks.output import run_and_deliver
 from benchmarks.theory.runs import Run, full_set, load_source, measure, short_set
 from benchmarks.theory.table import print_runs, results_text
-from schedopt.errors import SchedOptError
-from schedopt.io import write_text
 
 __all__ = ["main"]
 
@@ -44,27 +43,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison; what the process returns."""
     options = _parser().parse_args(arguments)
     understate = dict(options.understate)
-    runs: list[Run] = []
-    interrupted = False
-    try:
-        check_results_file(options.output)
+    sources: list[str] = []
+
+    def results() -> Iterator[Run]:
         name, source = load_source()
+        sources.append(source)
         chosen = full_set if options.full else short_set
         settings = [setting for seed in range(options.seed, options.seed + options.seeds) for setting in chosen(seed)]
         for number, setting in enumerate(settings):
             print(f"{number + 1}/{len(settings)}: {setting}", file=sys.stderr, flush=True)
-            runs.append(measure(setting, name, understate))
-    except KeyboardInterrupt:
-        interrupted = True
-    except SchedOptError as error:
-        print(f"theory: {error}", file=sys.stderr)
-        return error.exit_code
-    if not runs:
-        return INTERRUPTED
-    print_runs(runs, source)
-    if options.output:
-        write_text(options.output, results_text(runs, source, understate, interrupted=interrupted))
-    return INTERRUPTED if interrupted else int(any(run.violations for run in runs))
+            yield measure(setting, name, understate)
+
+    def deliver(runs: list[Run], interrupted: bool) -> tuple[str, bool]:
+        print_runs(runs, sources[0])
+        return results_text(runs, sources[0], understate, interrupted=interrupted), any(run.violations for run in runs)
+
+    return run_and_deliver("theory", options.output, results, deliver)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from fl_runtime.replay import Replay, realised_terms, replay
 from fl_runtime.simulate import SimulateSettings, Simulation
 from fl_runtime.task_run import DATA_STREAM, MODEL_STREAM, seed_of
 from schedopt.bounds.async_schedule import C1_LIMIT, FACTOR, AsyncScheduleBound, aggregate
+from schedopt.bounds.tight import tight_bound
 from schedopt.generate import GenerateSettings, generate_problem
 from schedopt.problem import TERMS, FloatArray, Problem
 from schedopt.schedule import Schedule
@@ -102,7 +103,8 @@ class Run:
     """What a run gave.
 
     ``measured``: left side of Theorem 1, as in the report; ``bound``: Ψ with the constants of the path; ``sharp``: the same with the
-    sharper participation term; ``everywhere``: Ψ with bounds that hold before the run, at all models it could reach. ``terms``: shares of
+    sharper participation term; ``tight``: Theorem 3; ``everywhere``: Ψ with bounds that hold before the run, at all models it could
+    reach. ``terms``: shares of
     ``bound``; ``realised``: what each of them was in this run, in the same unit; ``squares``: ``measured`` in double precision;
     ``slack``: of the descent inequality, in the same unit. ``loss``: F_0(w^0) and F_{G−1}(w^G).
     ``staleness``: largest κ; ``uploads``: assignments; ``conditions``: C1 and C2 as shares of what they allow; ``replay_error``: how far
@@ -113,6 +115,7 @@ class Run:
     measured: float
     bound: float
     sharp: float
+    tight: float
     everywhere: float
     certified: bool
     terms: dict[str, float]
@@ -136,12 +139,17 @@ class Run:
         return self.sharp / self.measured
 
     @property
+    def tight_ratio(self) -> float:
+        """Theorem 3 over what was measured."""
+        return self.tight / self.measured
+
+    @property
     def violations(self) -> list[str]:
         """What contradicts the theorem or its proof, or shows that this is no test of it."""
         found = []
         if not self.certified:
             found.append("C1 or C2 does not hold")
-        for name in ("bound", "sharp", "everywhere"):
+        for name in ("bound", "sharp", "tight", "everywhere"):
             if not self.measured <= getattr(self, name):
                 found.append(f"measured {self.measured:.6g} exceeds {name} {getattr(self, name):.6g}")
         for name in ("opt", "loss", "part", "data"):
@@ -268,7 +276,8 @@ def compare(setting: Setting, run: Replay, measured: float, everywhere: float, u
     problem, schedule, task = run.problem, run.schedule, run.task
     constants = constants_on_path(task, run.models, schedule, run.variance, least_loss=_least_loss(task))
     constants = replace(constants, **{name: factor * getattr(constants, name) for name, factor in (understate or {}).items()})
-    bound = AsyncScheduleBound().evaluate(constants.put_into(problem), schedule)
+    known = constants.put_into(problem)
+    bound = AsyncScheduleBound().evaluate(known, schedule)
     realised = realised_terms(run)
     unit = FACTOR / float(bound.extra["h_total"][0])
     step = max(float(np.linalg.norm(after - before)) for before, after in pairwise(run.models))
@@ -277,6 +286,7 @@ def compare(setting: Setting, run: Replay, measured: float, everywhere: float, u
         measured=measured,
         bound=float(bound.total[0]),
         sharp=float(bound.extra["bound_sharp"][0]),
+        tight=float(tight_bound(known, schedule)[0]),
         everywhere=everywhere,
         certified=bool(bound.certified[0]),
         terms=dict(zip(TERMS, bound.terms[0].tolist(), strict=True)),

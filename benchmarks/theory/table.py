@@ -45,17 +45,17 @@ def print_runs(runs: Sequence[Run], source: str, console: Console | None = None)
 
 
 def _runs_table(runs: Sequence[Run]) -> Table:
-    table = Table(title="measured gradient norms and Theorem 1", title_justify="left")
+    table = Table(title="measured gradient norms, Theorem 1 and its tighter forms", title_justify="left")
     for name in ("labels", "drift", "schedule", "steps", "batch", "slots"):
         table.add_column(name, no_wrap=True)
-    for name in ("kappa", "loss", "measured", "Psi", "ratio", "sharp ratio", *TERMS):
+    for name in ("kappa", "loss", "measured", "Psi", "ratio", "sharp ratio", "tight ratio", *TERMS):
         table.add_column(name, justify="right")
     for run in runs:
         s = run.setting
         names = (s.partition, s.drift, s.schedule, s.level, s.batch, str(s.slots))
-        numbers = (f"{run.measured:.4g}", f"{run.bound:.4g}", f"{run.ratio:.4g}", f"{run.sharp_ratio:.4g}")
+        numbers = (f"{run.measured:.4g}", f"{run.bound:.4g}", f"{run.ratio:.4g}", f"{run.sharp_ratio:.4g}", f"{run.tight_ratio:.4g}")
         table.add_row(*names, str(run.staleness), f"{run.loss[0]:.2f}", *numbers, *(f"{run.terms[t]:.3g}" for t in TERMS))
-        table.add_row(*[""] * 7, f"{run.loss[1]:.2f}", *[""] * 4, *(f"{run.realised[t]:.2g}" for t in TERMS))
+        table.add_row(*[""] * 7, f"{run.loss[1]:.2f}", *[""] * 5, *(f"{run.realised[t]:.2g}" for t in TERMS))
     return table
 
 
@@ -63,11 +63,11 @@ def _groups_table(runs: Sequence[Run]) -> Table:
     title = "Psi / measured, and terms of Psi / what they were (medians of the runs in which both are positive)"
     table = Table(title=title, title_justify="left")
     table.add_column("setting")
-    for name in ("runs", "least", "median", "sharp, least", "sharp, median", *TERMS):
+    for name in ("runs", "least", "median", "sharp, least", "sharp, median", "tight, least", "tight, median", *TERMS):
         table.add_column(name, justify="right")
     for name, chosen in _groups(runs):
-        ratios, sharp = [run.ratio for run in chosen], [run.sharp_ratio for run in chosen]
-        ends = (f"{value:.4g}" for values in (ratios, sharp) for value in (min(values), statistics.median(values)))
+        kinds = [[getattr(run, kind) for run in chosen] for kind in ("ratio", "sharp_ratio", "tight_ratio")]
+        ends = (f"{value:.4g}" for values in kinds for value in (min(values), statistics.median(values)))
         table.add_row(name, str(len(chosen)), *ends, *(_share(chosen, term) for term in TERMS), end_section=name == "all")
     return table
 
@@ -106,4 +106,4 @@ def results_text(runs: Sequence[Run], source: str, understate: Mapping[str, floa
 
 
 def _run_data(run: Run) -> dict[str, Any]:
-    return asdict(run) | {"ratio": run.ratio, "sharp_ratio": run.sharp_ratio, "violations": run.violations}
+    return asdict(run) | {"ratio": run.ratio, "sharp_ratio": run.sharp_ratio, "tight_ratio": run.tight_ratio, "violations": run.violations}

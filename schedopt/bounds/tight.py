@@ -15,7 +15,7 @@ In norms weighted by H_m let A = ‖a‖, c = ‖C‖, s = ‖D‖ from the norm
     ‖γ‖² ≤ R + k (A + c‖γ‖)²,  a quadratic inequality in ‖γ‖;  Ψ = ‖γ‖²/H, least over ζ.
 
 Needs A1 to A4, rule ``delta``, βH_m < 1 and the two norms below one; C1 and C2 are not asked for. It is twice T_opt/H in exact gradient
-descent, and δ² with one device alone, where Theorem 1 has (8/3) and (16/3). Compared with exact gradients in ``tests/test_tight.py``.
+descent, and δ² with one device alone, where Theorem 1 has (8/3) and (16/3). Compared with exact gradients in ``tests/test_windowed.py``.
 """
 
 from __future__ import annotations
