@@ -1,26 +1,63 @@
-"""Results as tables for people and as JSON for programs."""
+"""Results as tables for people and as JSON for programs, and the frame of a benchmark that makes them one by one."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arguments import INTERRUPTED, check_results_file
 from benchmarks.drivers import TARGET_EXCESS, TARGET_GAP, TARGET_IMPROVEMENT, CaseResult, Settings
+from schedopt.errors import SchedOptError
+from schedopt.io import write_text
 
-__all__ = ["machine", "print_results", "results_text", "versions"]
+__all__ = ["machine", "print_results", "results_text", "run_and_deliver", "versions"]
+
+Result = TypeVar("Result")
 
 SCHEMA = "schedopt.benchmarks/1"
 #: Columns of the tables where standard output is not a terminal.
 WIDTH = 120
 PACKAGES = ("schedopt", "numpy", "scipy", "cvxpy", "clarabel", "highspy")
+
+
+def run_and_deliver(
+    name: str, output: str | None, results: Callable[[], Iterable[Result]], deliver: Callable[[list[Result], bool], tuple[str, bool]]
+) -> int:
+    """Run a benchmark; what its process returns: 0, 1 for a target missed, an error's own code after one line, 130 for an interrupt.
+
+    Parameters
+    ----------
+    name : of the benchmark, for errors
+    output : the file for the results, if any
+    results : makes them one by one; what there is when Ctrl-C comes is still delivered
+    deliver : takes the results and whether there was an interrupt, prints them, returns the file's text and whether a target was missed
+    """
+    found: list[Result] = []
+    interrupted = missed = False
+    try:
+        check_results_file(output)
+        try:
+            for result in results():
+                found.append(result)
+        except KeyboardInterrupt:
+            interrupted = True
+        if found:
+            text, missed = deliver(found, interrupted)
+            if output:
+                write_text(output, text)
+    except SchedOptError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return error.exit_code
+    return INTERRUPTED if interrupted else int(missed)
 
 
 def versions() -> dict[str, str | None]:

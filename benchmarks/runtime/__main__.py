@@ -12,14 +12,13 @@ import itertools
 import sys
 from collections.abc import Iterator, Sequence
 
-from benchmarks.arguments import INTERRUPTED, at_least, check_results_file
+from benchmarks.arguments import at_least
+from benchmarks.output import run_and_deliver
 from benchmarks.runtime.measure import Case, measure, ways_of
 from benchmarks.runtime.table import missed, print_cases, results_text
 from benchmarks.runtime.workload import Setting, Workload, load_workload
 from fl_runtime.models import model_names
 from fl_runtime.training import PATHS
-from schedopt.errors import SchedOptError
-from schedopt.io import write_text
 
 __all__ = ["main"]
 
@@ -82,25 +81,18 @@ def _cases(options: argparse.Namespace, workload: Workload) -> Iterator[Case]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the measurement; what the process returns."""
     options = _parser().parse_args(arguments)
-    cases: list[Case] = []
-    interrupted = False
-    try:
-        check_results_file(options.output)
-        workload = load_workload()
-        for case in _cases(options, workload):
-            cases.append(case)
-    except KeyboardInterrupt:
-        interrupted = True
-    except SchedOptError as error:
-        print(f"runtime: {error}", file=sys.stderr)
-        return error.exit_code
-    if not cases:
-        return INTERRUPTED
-    lines = missed(cases, common=not options.grid)
-    print_cases(cases, workload.source, lines, grid=options.grid)
-    if options.output:
-        write_text(options.output, results_text(cases, workload.source, lines, interrupted=interrupted))
-    return INTERRUPTED if interrupted else int(bool(lines))
+    loaded: list[Workload] = []
+
+    def results() -> Iterator[Case]:
+        loaded.append(load_workload())
+        yield from _cases(options, loaded[0])
+
+    def deliver(cases: list[Case], interrupted: bool) -> tuple[str, bool]:
+        lines, source = missed(cases, common=not options.grid), loaded[0].source
+        print_cases(cases, source, lines, grid=options.grid)
+        return results_text(cases, source, lines, interrupted=interrupted), bool(lines)
+
+    return run_and_deliver("runtime", options.output, results, deliver)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.output import run_and_deliver
 from benchmarks.runtime import __main__ as command
 from benchmarks.runtime import measure as measuring
 from benchmarks.runtime import table
@@ -15,6 +17,7 @@ from benchmarks.runtime.measure import PLAIN, Case, Way
 from benchmarks.runtime.workload import Setting, Workload, load_workload, plain_round
 from fl_runtime.models import build_model, initial_parameters
 from fl_runtime.training import LocalTrainer
+from schedopt.errors import SolverError
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +66,34 @@ def test_bad_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit) as ended:
         command.main(arguments)
     assert ended.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "written"), [(None, 1, False), (KeyboardInterrupt(), 130, True), (SolverError("no such thing"), 4, None)]
+)
+def test_the_frame_of_a_benchmark(
+    ending: BaseException | None, code: int, written: bool | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What there is when Ctrl-C comes is delivered; an error is one line and leaves no file."""
+
+    def results() -> Iterator[int]:
+        yield 1
+        if ending is not None:
+            raise ending
+
+    output = tmp_path / "new" / "results.json"
+    found = run_and_deliver("name", str(output), results, lambda seen, interrupted: (json.dumps([seen, interrupted]), True))
+    assert found == code
+    if written is None:
+        assert not output.exists() and capsys.readouterr().err == "name: no such thing\n"
+    else:
+        assert json.loads(output.read_text()) == [[1], written]
+
+
+def test_a_benchmark_that_cannot_be_written_or_has_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_and_deliver("name", "/dev/full", lambda: [1], lambda seen, interrupted: ("text", False)) == 2
+    assert capsys.readouterr().err == "name: /dev/full: No space left on device\n"
+    assert run_and_deliver("name", str(tmp_path / "r"), list, lambda seen, interrupted: pytest.fail("nothing to deliver")) == 0
 
 
 def _case(plain: list[float], auto: list[float], others: list[float | None]) -> Case:
