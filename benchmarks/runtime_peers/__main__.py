@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from benchmarks.arguments import INTERRUPTED, at_least, check_results_file, positive
+from benchmarks.arguments import at_least, positive
+from benchmarks.output import run_and_deliver
 from benchmarks.runtime.workload import load_workload
-from benchmarks.runtime_peers.compare import Case, Limits, compare
+from benchmarks.runtime_peers.compare import Case, Limits, Way, compare
 from benchmarks.runtime_peers.registry import PEERS
 from benchmarks.runtime_peers.table import missed, print_cases, results_text
 from benchmarks.runtime_peers.task import Task
 from fl_runtime.models import model_names
-from schedopt.errors import SchedOptError
-from schedopt.io import write_text
 
 __all__ = ["main"]
 
@@ -36,36 +36,42 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--samples", type=at_least(1), default=8, metavar="N", help="samples of each way, of about a second (default: 8)")
     limit = "seconds for a peer to start, or for one answer (default: 180)"
     parser.add_argument("--time-limit", type=positive, default=180.0, metavar="S", help=limit)
+    threads = "leave out the ways with torch's own threads, which crawl on a busy machine"
+    parser.add_argument("--no-torch-threads", action="store_true", help=threads)
     waiting = "before a sample, wait at most so long for a quiet machine (default: 0)"
     parser.add_argument("--wait", type=float, default=0.0, metavar="S", help=waiting)
     parser.add_argument("-o", "--output", metavar="FILE", help="write the results here as JSON")
     return parser
 
 
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison; what the process returns."""
     options = _parser().parse_args(arguments)
     limits = Limits(options.samples, limit_s=options.time_limit, wait_s=options.wait)
-    cases: list[Case] = []
-    try:
-        check_results_file(options.output)
-        source = load_workload(1, 1).source
+    peers = [PEERS[name] for name in options.peers]
+    if options.no_torch_threads:
+        peers = [replace(peer, modes=tuple(mode for mode in peer.modes if mode.one_thread)) for peer in peers]
+    rivals: list[Way] = []
+
+    def results() -> Iterator[Case]:
         for model in options.models:
-            peers = [PEERS[name] for name in options.peers]
-            cases.append(compare(Task(model), peers, limits, tell=lambda line: print(line, file=sys.stderr, flush=True)))
-            if cases[-1].interrupted:
-                break
-    except SchedOptError as error:
-        print(f"runtime_peers: {error}", file=sys.stderr)
-        return error.exit_code
-    interrupted = bool(cases) and cases[-1].interrupted
-    lines = missed(cases)
-    print_cases(cases, source, lines)
-    if options.output:
-        write_text(options.output, results_text(cases, source, lines, interrupted=interrupted))
-    if interrupted:
-        return INTERRUPTED
-    return int(bool(lines)) if any(case.fastest for case in cases) else MISSING
+            case = compare(Task(model), peers, limits, tell=_tell)
+            yield case
+            if case.interrupted:
+                raise KeyboardInterrupt
+
+    def deliver(cases: list[Case], interrupted: bool) -> tuple[str, bool]:
+        rivals.extend(case.fastest for case in cases if case.fastest)
+        lines, source = missed(cases), load_workload(1, 1).source
+        print_cases(cases, source, lines)
+        return results_text(cases, source, lines, interrupted=interrupted), bool(lines)
+
+    code = run_and_deliver("runtime_peers", options.output, results, deliver)
+    return code if rivals or code else MISSING
 
 
 if __name__ == "__main__":

@@ -59,9 +59,7 @@ def test_ours_a_peer_that_runs_and_one_that_is_not_installed(capsys: pytest.Capt
         ("leaves", "RuntimeError: the simulator ended by itself"),
     ],
 )
-def test_a_peer_that_fails_is_a_row(
-    kind: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_peer_that_fails_is_a_row(kind: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(runner, "GRACE_S", 0.5 if kind == "silent" else 10.0)
     monkeypatch.setattr(comparing, "OURS", fake(kind))
     monkeypatch.setattr(comparing, "PLAIN", ABSENT)
@@ -104,12 +102,27 @@ def test_command_without_any_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(command, "Task", lambda model: _task())
     monkeypatch.setattr(command, "Limits", lambda *arguments, **options: QUICK)
     output = tmp_path / "results" / "peers.json"
-    assert command.main(["--models", "softmax", "--peers", "pfl", "-o", str(output)]) == 4
+    assert command.main(["--models", "softmax", "--peers", "pfl", "--no-torch-threads", "-o", str(output)]) == 4
     data = json.loads(output.read_text())
     (case,) = data["cases"]
     assert [way["status"] for way in case["ways"]] == ["ok", "ok", "missing"]
     assert case["fastest"] is None and case["ways"][1]["ratio"] > 0 and "MNIST not found" in data["data"]
     assert "not installed" in capsys.readouterr().out
+
+
+def test_an_interrupt_delivers_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(comparing, "_busy", interrupt)
+    monkeypatch.setattr(comparing, "PLAIN", ABSENT)
+    monkeypatch.setattr(command, "Task", lambda model: _task())
+    monkeypatch.setattr(command, "PEERS", {"pfl": ABSENT})
+    monkeypatch.setattr(command, "Limits", lambda *arguments, **options: QUICK)
+    output = tmp_path / "peers.json"
+    assert command.main(["--models", "softmax", "mlp", "--peers", "pfl", "-o", str(output)]) == 130
+    data = json.loads(output.read_text())
+    assert data["interrupted"] and len(data["cases"]) == 1 and data["cases"][0]["ways"][0]["steps_per_s"] is None
 
 
 @pytest.mark.parametrize("arguments", [["--models", "softmaxx"], ["--samples", "0"], ["--peers", "all"], ["--time-limit", "0"]])
