@@ -103,7 +103,8 @@ class Calibration:
         seed = bench.seed if number == 0 else seed_of(bench.seed, STREAM, number)
         slots = bench.problem.arrays.slots
         where = f"pilot {number + 1} of {total}"
-        pilot = bench.run(schedule, seed=seed, on_instant=lambda g: tell(f"{where}: trains, instant {g} of {slots}"))
+        points = {instant for survey in self.surveys for instant in survey.points(schedule)}
+        pilot = bench.run(schedule, seed=seed, keep=points, on_instant=lambda g: tell(f"{where}: trains, instant {g} of {slots}"))
         self.pilots.append(_pilot_entry(pilot, kind))
         for survey in self.surveys:
             name = bench.problem.tasks[survey.task].name

@@ -11,7 +11,7 @@ import numpy as np
 from fl_runtime.calibrate.survey import Seen, Survey
 from schedopt.problem import Problem
 
-__all__ = ["DEVICE_CONSTANTS", "Estimate", "chosen_statistic", "task_estimates", "with_estimates"]
+__all__ = ["DEVICE_CONSTANTS", "Estimate", "Known", "chosen_statistic", "task_estimates", "with_estimates"]
 
 #: Constants of a device's task, as in the problem file.
 DEVICE_CONSTANTS = ("gradient_variance", "dissimilarity", "gradient_drift")

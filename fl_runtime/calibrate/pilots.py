@@ -1,13 +1,13 @@
 """Pilot runs: real training by any schedules on the same data, with the models that were visited.
 
 :class:`PilotBench` reads data and makes trainers once; :meth:`PilotBench.run` trains by a schedule and tells what ``simulate`` would, and
-w^0..w^G besides; :meth:`PilotBench.local_iterates` repeats the local training of one assignment step by step.
+visited models besides; :meth:`PilotBench.local_iterates` repeats the local training of one assignment step by step.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,15 +35,12 @@ __all__ = ["Pilot", "PilotBench"]
 
 @dataclass(frozen=True)
 class Pilot:
-    """A run: its schedule and seed, what ``simulate`` would report, and ``models[task][instant]``, w^0..w^G of every task, flat (P,).
-
-    ``models`` is empty where it was not asked for.
-    """
+    """A run: its schedule and seed, what ``simulate`` would report, and ``models[task][instant]``, flat (P,), at the instants asked for."""
 
     schedule: Schedule
     seed: int
     report: SimulationReport
-    models: tuple[tuple[Tensor, ...], ...]
+    models: tuple[Mapping[int, Tensor], ...]
 
 
 class PilotBench:
@@ -102,7 +99,7 @@ class PilotBench:
         seed: int | None = None,
         gradient: bool = False,
         measure_every: int | None = None,
-        keep_models: bool = True,
+        keep: Collection[int] | None = None,
         on_instant: Callable[[int], None] = lambda instant: None,
     ) -> Pilot:
         """Train all tasks by ``schedule`` from the first instant to the last.
@@ -112,7 +109,7 @@ class PilotBench:
         schedule : need not be feasible in energy; batches larger than a device's data are cut to them
         seed : of initial models and mini-batches; default: that of the data
         gradient, measure_every : as of ``simulate``; default: no gradient norms, loss and accuracy first and last
-        keep_models : whether w^0..w^G are kept
+        keep : instants whose models are kept; default: all
         on_instant : called after every instant; may raise to stop
         """
         seed, began = self.seed if seed is None else seed, time.monotonic()
@@ -120,14 +117,15 @@ class PilotBench:
         every = self.problem.arrays.slots if measure_every is None else measure_every
         runs = [self._task_run(j, schedule, seed) for j in range(len(self.data))]
         engine = Engine(Timeline(self.problem, schedule), runs, gradient=gradient, measure_every=every)
-        models: list[list[Tensor]] = [[] for _ in runs]
+        models: tuple[dict[int, Tensor], ...] = tuple({} for _ in runs)
 
         def after(instant: int) -> None:
-            for kept, run in zip(models, runs, strict=True):
-                kept.append(run.model)
+            if keep is None or instant in keep:
+                for kept, run in zip(models, runs, strict=True):
+                    kept[instant] = run.model
             on_instant(instant)
 
-        engine.run(after if keep_models else on_instant)
+        engine.run(after)
         s = self.settings
         report = make_report(
             engine,
@@ -141,10 +139,10 @@ class PilotBench:
             warnings=diverged(engine),
             wall_s=time.monotonic() - began,
         )
-        return Pilot(schedule, seed, report, tuple(tuple(kept) for kept in models) if keep_models else ())
+        return Pilot(schedule, seed, report, models)
 
     def local_iterates(self, pilot: Pilot, assignment: int) -> Iterator[Tensor]:
-        """w^0 = w^a, w^1, .., w^e of an assignment of ``pilot.schedule``, with the mini-batches that it had."""
+        """w^0 = w^a, w^1, .., w^e of an assignment of ``pilot.schedule``, with the mini-batches that it had; w^a must have been kept."""
         s, k = pilot.schedule, assignment
         device, j, start = int(s.device[k]), int(s.task[k]), int(s.start[k])
         task, trainer = self.problem.tasks[j], self.trainers[j]

@@ -20,6 +20,7 @@ from fl_runtime.calibrate.geometry import LossGeometry
 from fl_runtime.calibrate.pilots import Pilot, PilotBench
 from fl_runtime.calibrate.settings import CalibrateSettings
 from schedopt.problem import FloatArray
+from schedopt.schedule import Schedule
 
 __all__ = ["Seen", "Survey", "Tell"]
 
@@ -71,18 +72,18 @@ class Survey:
         self.geometry = LossGeometry(trainer.model, trainer.device)
         self._directions: dict[int, FloatArray] = {}
 
-    def points(self, pilot: Pilot) -> list[int]:
-        """Instants to measure at, the first and the last that count among them."""
+    def points(self, schedule: Schedule) -> list[int]:
+        """Instants to measure at in a run by ``schedule``, the first and the last that count among them."""
         slots = self.bench.problem.arrays.slots
-        mine = pilot.schedule.task == self.task
-        wanted = {0} | set(pilot.schedule.start[mine].tolist()) | set((pilot.schedule.end[mine] - 1).tolist())
+        mine = schedule.task == self.task
+        wanted = {0} | set(schedule.start[mine].tolist()) | set((schedule.end[mine] - 1).tolist())
         instants = list(range(slots)) if self.drifts else sorted(wanted)
         chosen = np.unique(np.round(np.linspace(0, len(instants) - 1, min(self.settings.points, len(instants)))).astype(int))
         return [instants[k] for k in chosen]
 
     def add(self, number: int, pilot: Pilot, tell: Tell = lambda text: None) -> None:
         """Measure run ``number``."""
-        points = self.points(pilot)
+        points = self.points(pilot.schedule)
         for before, instant in pairwise([None, *points]):
             assert instant is not None
             if not np.isfinite(self._loss(instant, pilot.models[self.task][instant])):

@@ -220,10 +220,10 @@ def test_estimates_are_the_closed_forms_on_the_path(drift: str, kind: str) -> No
     with bench_of(problem, drift=drift) as bench:
         survey, pilot = surveyed(bench, everything(), kind)
         task = SoftmaxTask(bench.data[0], problem.arrays.aggregation_weight[:, 0], SLOTS)
-        models = [task.model(w.double().numpy()) for w in pilot.models[0]]
+        models = [task.model(w.double().numpy()) for w in pilot.models[0].values()]
         again = replay(problem, pilot.schedule, task, models, pilot.seed)
         assert len(pilot.schedule) > 4 and again.error() < 1e-5
-        points = survey.points(pilot)
+        points = survey.points(pilot.schedule)
         expected = constants_on_path(task, models, pilot.schedule, again.variance)
         np.testing.assert_allclose(largest(survey, "gradient_drift"), expected.gradient_drift, rtol=1e-3, atol=1e-5)
         rise = max((seen.value for seen in survey.series["rise", None]), default=0.0)
@@ -303,8 +303,8 @@ def test_a_pilot_run_is_what_simulate_does() -> None:
         pilot, report = bench.run(schedule, gradient=True, measure_every=1), simulation.run()
         ours, theirs = pilot.report.tasks["t"], report.tasks["t"]
         assert (ours.loss, ours.accuracy, ours.gradient_norm2) == (theirs.loss, theirs.accuracy, theirs.gradient_norm2)
-        assert len(pilot.models[0]) == SLOTS + 1 and torch.equal(pilot.models[0][-1], simulation.engine.runs[0].model)
-        assert bench.run(schedule, seed=4, keep_models=False).models == ()
+        assert len(pilot.models[0]) == SLOTS + 1 and torch.equal(pilot.models[0][SLOTS], simulation.engine.runs[0].model)
+        assert set(bench.run(schedule, seed=4, keep={0, 3}).models[0]) == {0, 3}
         other = bench.run(schedule, seed=4)
         assert not torch.equal(other.models[0][0], pilot.models[0][0])
 
@@ -318,7 +318,7 @@ def test_local_iterates_lead_to_the_update(prox: float) -> None:
         iterates = list(bench.local_iterates(pilot, 0))
         assert len(iterates) == schedule.steps[0] + 1
         share = problem.arrays.server_weight[schedule.device[0], 0]
-        update = pilot.models[0][-1] - pilot.models[0][0]
+        update = pilot.models[0][SLOTS] - pilot.models[0][0]
         torch.testing.assert_close(update, share * (iterates[-1] - iterates[0]), rtol=1e-3, atol=1e-6)
 
 
