@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from fl_runtime.options import data_options, settings_from, training_options
 from schedopt.cli.options import OutputPath, PositiveNumber, WholeNumber, json_option, output_option, seed_option
 from schedopt.cli.output import STDOUT, Command, print_json, report_error, write_output
 from schedopt.cli.signals import interruptible
@@ -20,9 +21,7 @@ from schedopt.errors import InputError, SchedOptError, SolverError
 
 if TYPE_CHECKING:
     from fl_runtime.report import SimulationReport
-    from fl_runtime.settings import SimulateSettings
     from fl_runtime.simulate import Simulation
-    from schedopt.problem import Problem
 
 __all__ = ["command"]
 
@@ -36,24 +35,16 @@ CHECKPOINT_HELP = (
 
 @click.command("simulate", cls=Command, short_help="Train for real by a schedule, measure, report.")
 @click.option("--schedule", required=True, metavar="FILE", type=click.Path(), help="The schedule file to execute.")
-@click.option("--data-dir", metavar="DIR", type=click.Path(), help="Where data sets are; else SCHEDOPT_DATA_DIR, the cache, a download.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to train.")
+@data_options
+@training_options
 @seed_option
 @output_option("Write the report here (.json or .json.gz; - is standard output). Without it only the tables are printed.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint of the same run, if there is one; else the run starts anew.")
 @click.option("--checkpoint", metavar="FILE", type=OutputPath(), help=CHECKPOINT_HELP)
 @click.option("--checkpoint-every", type=PositiveNumber(), default=10.0, show_default=True, metavar="S", help="Seconds between them.")
 @click.option("--events", metavar="FILE", type=OutputPath(), help="Write one JSON line per event here, in order.")
-@click.option("--partition", default="dirichlet:0.3", show_default=True, metavar="KIND", help="iid, dirichlet:A, shards:K, size[:SIGMA].")
-@click.option("--drift", default="", metavar="RATES", help="KIND:RATE[@DEVICE],... per slot; kinds labels, arrivals, rotation.")
-@click.option("--dataset", "datasets", multiple=True, metavar="[TASK=]NAME", help="Data set in place of the problem's; may be repeated.")
-@click.option("--model", "models", multiple=True, metavar="[TASK=]NAME", help="Model in place of the problem's; may be repeated.")
-@click.option("--accept-incomplete", is_flag=True, help="Take data sets that are knowingly incomplete.")
-@click.option("--no-download", is_flag=True, help="Never touch the network.")
 @click.option("--no-gradient", is_flag=True, help="Do not measure gradient norms (they take a pass over all data).")
 @click.option("--measure-every", type=WholeNumber(1), default=1, show_default=True, metavar="N", help="Measure at every N-th instant.")
-@click.option("--path", "path", default="auto", show_default=True, metavar="NAME", help="How devices are trained; see the README.")
-@click.option("--workers", type=WholeNumber(1), metavar="N", help="Threads or processes on a CPU; at most its cores.  [default: its cores]")
 @json_option
 @click.pass_context
 def command(ctx: click.Context, as_json: bool, **options: Any) -> None:
@@ -122,45 +113,6 @@ def _require_distinct(*paths: str | None) -> None:
             raise InputError(f"{given[k]}: is given for two outputs; they must be different files")
 
 
-def _settings(options: dict[str, Any], problem: Problem) -> SimulateSettings:
-    """The settings of the options. What is wrong with them is told before torch, which takes seconds to come."""
-    from fl_runtime.settings import SimulateSettings
-
-    settings = SimulateSettings(
-        partition=options["partition"],
-        drift=options["drift"],
-        device=options["device"],
-        path=options["path"],
-        workers=options["workers"],
-        gradient=not options["no_gradient"],
-        measure_every=options["measure_every"],
-        datasets=_by_task("--dataset", options["datasets"]),
-        models=_by_task("--model", options["models"]),
-        data_dir=options["data_dir"],
-        accept_incomplete=options["accept_incomplete"],
-        download=not options["no_download"],
-    )
-    settings.check(problem)
-    if settings.device != "auto":
-        return settings
-    import torch
-
-    return replace(settings, device="cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _by_task(option: str, choices: tuple[str, ...]) -> dict[str, str]:
-    """``[TASK=]NAME`` texts as a dict; the key "" stands for all tasks that are not named."""
-    found: dict[str, str] = {}
-    for choice in choices:
-        task, equals, name = choice.rpartition("=")
-        if not name or (equals and not task):
-            raise InputError(f"{option} {choice}: must be NAME or TASK=NAME")
-        if task in found:
-            raise InputError(f"{option} {choice}: {f'task {task!r}' if task else 'all tasks'} is given more than once")
-        found[task] = name
-    return found
-
-
 @contextmanager
 def _prepared(files: _Files, options: dict[str, Any]) -> Iterator[Simulation]:
     """The simulation, at the instant from which it is to go on."""
@@ -168,7 +120,8 @@ def _prepared(files: _Files, options: dict[str, Any]) -> Iterator[Simulation]:
 
     file = load_schedule(files.schedule)
     try:
-        settings = _settings(options, file.problem)
+        amount = {"gradient": not options["no_gradient"], "measure_every": options["measure_every"]}
+        settings = settings_from(options, file.problem, **amount)
         from fl_runtime.datasets.progress import download_bars
         from fl_runtime.simulate import Simulation
     except ImportError as error:
@@ -187,7 +140,14 @@ def _run(simulation: Simulation, files: _Files, options: dict[str, Any]) -> Simu
 
     told = len(simulation.warnings)
     with live(simulation) as show:
-        report = simulation.run(checkpoint=files.checkpoint, every_s=options["checkpoint_every"], on_instant=show)
+
+        def after(instant: int) -> None:
+            nonlocal told
+            _warn(simulation.warnings[told:])  # now, while a full disk can still be seen to
+            told = len(simulation.warnings)
+            show(instant)
+
+        report = simulation.run(checkpoint=files.checkpoint, every_s=options["checkpoint_every"], on_instant=after)
     _warn(report.warnings[told:])
     return report
 

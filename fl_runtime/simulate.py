@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from fl_runtime.checkpoint import load_checkpoint, save_checkpoint
@@ -187,6 +188,10 @@ class Simulation:
 
     def _task_data(self, j: int, dataset: Dataset) -> TaskData:
         task, sizes = self.problem.tasks[j], self.problem.arrays.samples[:, j]
+        most = len(dataset.train_labels)
+        for i in np.flatnonzero(sizes > most)[:1]:
+            few = f"device {self.problem.devices[i].name!r} has {int(sizes[i]):,} samples of task {task.name!r}"
+            raise InputError(f"{few}; must be at most {most:,}, which is what data set {dataset.name!r} has")
         try:
             seed = seed_of(self.seed, DATA_STREAM, j)
             data = make_task_data(
@@ -239,10 +244,20 @@ def _refuse_infeasible(report: ValidationReport) -> None:
     for check in report.checks:
         if not check.ok and check.name[0].isdigit():
             worst = max(check.violations, key=lambda violation: violation.amount)
+            value, limit = _apart(worst.value, worst.limit)
             raise InfeasibleError(
-                f"the schedule cannot be executed: {check.name} at {worst.where} = {worst.value:g} {worst.unit}; must be at most"
-                f" {worst.limit:g} ({check.statement}); 'schedopt validate' tells all"
+                f"the schedule cannot be executed: {check.name} at {worst.where} = {value} {worst.unit}; must be at most"
+                f" {limit} ({check.statement}); 'schedopt validate' tells all"
             )
+
+
+def _apart(value: float, limit: float) -> tuple[str, str]:
+    """Both as texts, with as many digits as it takes to see that they are not the same."""
+    for digits in (6, 9):
+        texts = f"{value:.{digits}g}", f"{limit:.{digits}g}"
+        if texts[0] != texts[1]:
+            return texts
+    return repr(value), repr(limit)
 
 
 def _versions() -> dict[str, str]:

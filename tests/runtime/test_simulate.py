@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from hypothesis import strategies as st
 
 from fl_runtime.datasets import load_dataset
 from fl_runtime.models import build_model, initial_parameters
-from fl_runtime.simulate import SimulateSettings, Simulation
+from fl_runtime.simulate import SimulateSettings, Simulation, _apart
 from fl_runtime.task_run import BATCH_STREAM, MODEL_STREAM, seed_of
 from fl_runtime.timeline import Meter, Timeline, events_text
 from fl_runtime.training import LocalTrainer
@@ -437,6 +439,56 @@ def test_infeasible_schedules_are_refused(tmp_path: Path) -> None:
         Simulation(problem, slow, SimulateSettings())
 
 
+@pytest.mark.parametrize(
+    ("value", "limit", "texts"),
+    [(128.0412345, 6, ("128.041", "6")), (1.0000002, 1.0, ("1.0000002", "1")), (1 + 2**-52, 1.0, ("1.0000000000000002", "1.0"))],
+)
+def test_a_violation_is_seen_in_the_digits(value: float, limit: float, texts: tuple[str, str]) -> None:
+    assert _apart(value, limit) == texts
+
+
+def test_more_samples_on_a_device_than_there_are(tmp_path: Path) -> None:
+    data = problem_of().to_dict()
+    data["devices"][1]["tasks"]["wine"]["samples"] = 10**9
+    problem = Problem.model_validate(data)
+    save_schedule(tmp_path / "s.json", problem, Schedule.empty())
+    result = run("--schedule", tmp_path / "s.json")
+    said = "device 'dev01' has 1,000,000,000 samples of task 'wine'; must be at most 142, which is what data set 'wine' has"
+    assert result.exit_code == 2 and result.stderr == f"schedopt: error: {said}\n"
+
+
+@pytest.mark.parametrize("kind", ["empty", "one task", "one step", "one sample", "one slot"])
+def test_odd_schedules(kind: str, tmp_path: Path) -> None:
+    """Nothing to do, a task that is never trained, the least of everything: a report whose lists and sums are right."""
+    data = problem_of().to_dict()
+    for device in data["devices"]:
+        device["downlink_bps"], device["freq_hz"], device["capacitance"] = 1e12, [1e9, 1e11], 1e-39
+        device["gain"] = device["gain"][:1] if kind == "one slot" else device["gain"]
+        for entry in device["tasks"].values():
+            entry |= {"cycles_per_sample": 100.0} | ({"samples": 1} if kind == "one sample" else {})
+    for task in data["tasks"]:
+        task["model_bits"] = 1000.0
+    data["horizon"]["slots"] = 1 if kind == "one slot" else 10
+    problem = Problem.model_validate(data)
+    schedule = schedule_of(problem)
+    changes = {
+        "empty": Schedule.empty(),
+        "one task": schedule.take(schedule.task == 0),
+        "one step": schedule.replace(steps=np.ones_like(schedule.steps)),
+    }
+    schedule = changes.get(kind, schedule)
+    save_schedule(tmp_path / "s.json", problem, schedule)
+    result = run("--schedule", tmp_path / "s.json", "-o", tmp_path / "r.json", "--events", tmp_path / "e")
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert len((tmp_path / "e").read_text().splitlines()) == 2 * len(schedule)
+    for j, task in enumerate(report["tasks"].values()):
+        trained = bool((schedule.task == j).any())
+        assert task["instants"] == list(range(problem.arrays.slots + 1))
+        assert (task["measured"] is not None) == (task["bound"] is not None) == trained
+        assert (len(set(task["accuracy"])) == len(set(task["loss"])) == 1) or trained
+
+
 def test_tasks_need_data_and_a_model(tmp_path: Path) -> None:
     problem = problem_of(dataset=None)
     save_schedule(tmp_path / "s.json", problem, schedule_of(problem))
@@ -551,6 +603,25 @@ def test_checkpoints_that_cannot_be_written_are_a_warning(tmp_path: Path) -> Non
         report = simulation.run(checkpoint=tmp_path / "nowhere" / "c", every_s=0.0)
     assert report.tasks["digits"].assignments > 0
     assert sum("checkpoint not written" in text for text in report.warnings) == 1
+
+
+def test_that_a_checkpoint_cannot_be_written_is_said_at_once(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While there is still time to make room for it."""
+    told: list[object] = []
+
+    @contextmanager
+    def live(simulation: Simulation) -> Iterator[Callable[[int], None]]:
+        yield told.append
+
+    def full(path: object, *_: object) -> None:
+        raise InputError(f"{path}: No space left on device")
+
+    monkeypatch.setattr("fl_runtime.cli_output.live", live)
+    monkeypatch.setattr("fl_runtime.cli._warn", told.extend)
+    monkeypatch.setattr("fl_runtime.simulate.save_checkpoint", full)
+    base = ("--schedule", files / "schedule.json", "--no-gradient", "--measure-every", 10)
+    assert run(*base, "--checkpoint", tmp_path / "c", "--checkpoint-every", 1e-9).exit_code == 0
+    assert told[2:] == [f"checkpoint not written: {tmp_path / 'c'}: No space left on device", *range(11)]
 
 
 def test_divergence_is_said_and_the_report_is_valid(tmp_path: Path) -> None:
