@@ -240,6 +240,14 @@ def test_bad_usage_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert len(said) == 3 and "no_such_problem" in said[1] and "must be another file" in said[2]
 
 
+def test_some_items_alone() -> None:
+    study = get_study("misestimation")
+    wanted = Options(only=(("margin", "none"), ("share", "0.0"), ("share", "0.2")))
+    left = [item for item in study.items(wanted) if wanted.wants(item)]
+    assert {(item["margin"], item["share"]) for item in left} == {("none", 0.0), ("none", 0.2)}
+    assert all(wanted.wants(item) for item in get_study("drift").items(wanted))
+
+
 def test_every_study_has_items() -> None:
     for name in STUDIES:
         study = get_study(name)

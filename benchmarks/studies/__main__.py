@@ -31,6 +31,13 @@ def get_study(name: str) -> Study:
     return import_module(f"benchmarks.studies.{name}").STUDY
 
 
+def _named(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text}; must be NAME=VALUE")
+    return name, value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies", description="Run a study.")
     parser.add_argument("study", metavar="STUDY", help=f"one of {', '.join(STUDIES)}")
@@ -38,6 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=at_least(1), metavar="N", help="seeds (default: the study's)")
     parser.add_argument("--time-limit", type=positive, metavar="S", help="seconds of a solve (default: the study's)")
     parser.add_argument("--problems", nargs="+", default=[], metavar="NAME", help="problems, where the study takes some")
+    only = "measure only items with these values (NAME=VALUE ...); a name given twice means either"
+    parser.add_argument("--only", nargs="+", type=_named, default=[], metavar="NAME=VALUE", help=only)
     parser.add_argument("-o", "--output", metavar="FILE", help="results, kept after every item (default: benchmarks/results/STUDY.json)")
     parser.add_argument("--fresh", action="store_true", help="measure everything anew")
     parser.add_argument("--plot", metavar="FILE.png", help="draw the picture here")
@@ -55,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_results_file(output)
         if options.fresh:
             Path(output).unlink(missing_ok=True)
-        chosen = Options(options.short, options.seeds, options.time_limit, tuple(options.problems))
+        chosen = Options(options.short, options.seeds, options.time_limit, tuple(options.problems), tuple(options.only))
         with threadpool_limits(1):
             records, interrupted = run_items(study, chosen, output, tell=lambda line: print(line, file=sys.stderr, flush=True))
     except SchedOptError as error:

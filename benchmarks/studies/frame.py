@@ -35,12 +35,20 @@ Item = dict[str, Any]
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says: a short run, number of seeds, seconds of a solve, problems by name (empty = the study's own)."""
+    """What the command line says: a short run, number of seeds, seconds of a solve, problems by name (empty = the study's own).
+
+    ``only``: names and values of fields; of items with such a field, those with one of its values are measured (empty = all).
+    """
 
     short: bool = False
     seeds: int | None = None
     time_limit_s: float | None = None
     problems: tuple[str, ...] = ()
+    only: tuple[tuple[str, str], ...] = ()
+
+    def wants(self, item: Item) -> bool:
+        """Whether ``only`` lets the item through."""
+        return all(str(item[name]) in {value for key, value in self.only if key == name} for name, _ in self.only if name in item)
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ def run_items(
 ) -> tuple[list[Record], bool]:
     """Measure what is not yet in ``path`` and keep it there; the records of this run's items, and whether Ctrl-C ended it."""
     known = {_key(record.item): record for record in load_records(study, path)}
-    items = list(study.items(options))
+    items = [item for item in study.items(options) if options.wants(item)]
     try:
         for number, item in enumerate(items):
             if _key(item) in known:

@@ -90,6 +90,9 @@ def _draw(records: Sequence[Record], figure: Figure) -> None:
                 )
         axis.axhline(1.0, color="0.7", lw=0.8)
         axis.set(xscale="log", yscale="log", xlabel="weight, times", title=label)
+        for side, ticks in ((axis.xaxis, FACTORS), (axis.yaxis, (0.2, 0.5, 1.0, 2.0, 5.0))):
+            side.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+            side.set_ticks([], minor=True)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("relative to weight times 1\n(dotted: the other tasks)")
     axes[0].legend(title="emphasised")
