@@ -12,6 +12,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "Margins": "schedopt.robust",
     "Problem": "schedopt.problem",
     "Schedule": "schedopt.schedule",
     "SolveResult": "schedopt.result",
@@ -23,6 +24,7 @@ _EXPORTS = {
     "save_schedule": "schedopt.io",
     "solve": "schedopt.registry",
     "validate_schedule": "schedopt.constraints",
+    "worst_case": "schedopt.robust",
 }
 
 __all__ = ["__version__", *_EXPORTS]
