@@ -1,0 +1,141 @@
+"""One run: training by a schedule with the real engine, what it gave, and what the bound is made of. Records are lines of JSON."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.validation.ground import SLOTS, Ground
+from benchmarks.validation.schedules import WINDOW
+from fl_runtime.engine import Engine
+from fl_runtime.models import initial_parameters
+from fl_runtime.task_run import MODEL_STREAM, TaskRun, seed_of
+from fl_runtime.timeline import Timeline
+from fl_runtime.training import LocalTrainer
+from schedopt.bounds.async_schedule import STALE_FACTOR, aggregate, raw_terms
+from schedopt.objective import evaluate_objective
+from schedopt.problem import Problem
+from schedopt.schedule import Schedule
+
+__all__ = ["PARTICIPATIONS", "Record", "key_of", "read_records", "record_of", "train"]
+
+Record = dict[str, Any]
+
+#: how participation is judged, by name
+PARTICIPATIONS: dict[str, Any] = {"instant": "instant", "horizon": "horizon", "window": {"window": WINDOW}}
+#: instants at which loss and gradient are measured on some of the data, and the samples of them
+EVERY, SAMPLES = 4, 1_000
+#: instants of the last quarter at which the loss is measured on all data
+LATE = tuple(range(3 * SLOTS // 4, SLOTS + 1, 5))
+
+
+def key_of(record: Mapping[str, Any]) -> str:
+    """Tells runs apart."""
+    return json.dumps([record["cell"], record["schedule"], record["seed"]], sort_keys=True)
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The records of a file; a last line that was cut off does not count."""
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue
+
+
+def record_of(ground: Ground, name: str, schedule: Schedule, seed: int) -> Record:
+    """Train, and tell everything of the run."""
+    began = time.monotonic()
+    outcome = train(ground, schedule, seed)
+    seconds = time.monotonic() - began
+    columns = (schedule.device, schedule.start, schedule.end, schedule.steps, schedule.batch)
+    assignments = [[int(value) for value in row] for row in zip(*columns, strict=True)]
+    head = {"cell": ground.cell.to_dict(), "schedule": name, "seed": seed}
+    return {**head, **outcome, "seconds": seconds, **features(ground.problem, schedule), "assignments": assignments}
+
+
+def features(problem: Problem, schedule: Schedule) -> Record:
+    """What guides are made of: the terms by each way to judge participation, H, and what else is simple to say of a schedule."""
+    a = problem.arrays
+    sums, beta, eta = aggregate(a, schedule), float(a.smoothness[0]), float(a.learning_rate[0])
+    terms = {name: _terms(problem, schedule, kind) for name, kind in PARTICIPATIONS.items()}
+    h, span = beta * sums.h_instant[0], beta * sums.stale_span[0]
+    return {
+        "terms": terms,
+        "h_total": float(sums.h_total[0]),
+        "energy_j": evaluate_objective(problem, schedule).energy_j,
+        "uploads": len(schedule),
+        "steps": float(schedule.steps.sum()),
+        "samples": float(schedule.steps @ schedule.batch),
+        "staleness": float(schedule.staleness.mean()),
+        "devices": len(np.unique(schedule.device)),
+        "eta_beta_e": eta * beta * float(schedule.steps.max()),
+        "beta_h": float(h.max()),
+        "beta_span": float(span.max()),
+        "condition": float((h + STALE_FACTOR * h * span).max()),
+    }
+
+
+def _terms(problem: Problem, schedule: Schedule, participation: Any) -> list[float]:
+    data = problem.to_dict()
+    data["objective"]["participation"] = participation
+    judged = Problem.model_validate(data)
+    return [float(term) for term in raw_terms(judged, schedule, aggregate(judged.arrays, schedule))[0]]
+
+
+def train(ground: Ground, schedule: Schedule, seed: int) -> Record:
+    """Loss at the end and on the way, accuracy, and (1/H) Σ h_g ‖∇F‖² with the gradient of some samples at the last measured instant.
+
+    Numbers that are not finite are None, as JSON has none; ``diverged`` tells so.
+    """
+    problem = ground.problem
+    first = initial_parameters(ground.model, seed_of(seed, MODEL_STREAM, 0))
+    losses, squares, late = {}, np.zeros(SLOTS), []
+    with LocalTrainer(ground.model, learning_rate=problem.tasks[0].learning_rate, workers=1, path=_path(ground)) as trainer:
+        run = TaskRun(problem, schedule, 0, ground.data, trainer, seed, first)
+        some = _some(ground)
+
+        def after(instant: int) -> None:
+            if instant % EVERY == 0 and instant < SLOTS:
+                losses[instant] = trainer.evaluate(run.model, *some)[0]
+                slope = trainer.gradient(run.model, *some).double()
+                squares[instant : instant + EVERY] = float(slope @ slope)
+            if instant in LATE:
+                late.append(run.measure(instant, gradient=False))
+
+        with np.errstate(all="ignore"):
+            Engine(Timeline(problem, schedule), [run], gradient=False, measure_every=10**9).run(after)
+    h = aggregate(problem.arrays, schedule).h_instant[0]
+    end, path = late[-1], [*losses.values(), late[-1].loss]
+    values = {
+        "loss": end.loss,
+        "late_loss": float(np.mean([m.loss for m in late])),
+        "accuracy": end.accuracy,
+        "gradient2": float(h[1:] @ squares / h.sum()) if h.sum() > 0 else float("nan"),
+        "first_loss": losses[0],
+        "least_loss": float(np.nanmin(path)),
+        "largest_loss": float(np.max(path)),
+    }
+    finite = {name: value if np.isfinite(value) else None for name, value in values.items()}
+    return {**finite, "diverged": not np.isfinite(end.loss)}
+
+
+def _path(ground: Ground) -> str:
+    return "sequential" if ground.cell.model == "cnn" else "closed_form"
+
+
+def _some(ground: Ground) -> tuple[Tensor, Tensor]:
+    """Samples of all devices, in proportion to what they hold, of the first instant."""
+    parts = [ground.data.samples(i, 0) for i in range(len(ground.data.sizes))]
+    features, labels = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
+    chosen = np.random.default_rng(0).choice(len(labels), min(SAMPLES, len(labels)), replace=False)
+    return torch.from_numpy(features[chosen]), torch.from_numpy(labels[chosen])
