@@ -347,6 +347,17 @@ def test_signals_while_starting(number: signal.Signals, command: str) -> None:
     assert json.loads(output) == {"error": "interrupted", "exit_code": 130}
 
 
+def test_an_interrupt_of_what_makes_dataclasses() -> None:
+    """Inside exec() of a text, after which Python would end the process by a signal in place of the exit code."""
+    code = (
+        "import os, signal; from schedopt import io\n"
+        "io.load_problem = lambda path: exec('os.kill(os.getpid(), signal.SIGTERM)')\n"
+    )
+    process = python(code + MAIN, "solve", "p.json", "--solver", "solved")
+    _, error = process.communicate(timeout=30)
+    assert (process.returncode, error) == (130, "schedopt: error: interrupted\n")
+
+
 def test_no_wait_for_a_reader_is_for_ever() -> None:
     """Signals wait while a file is written, but not for somebody to read a pipe."""
     os.mkfifo("pipe")

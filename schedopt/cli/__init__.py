@@ -118,6 +118,10 @@ class LazyGroup(click.Group):
 
         with terminable():
             code = _exit_code(command_line, as_json="--json" in args)
+        if code == INTERRUPTED:
+            # Python remembers an interrupt inside exec() of a text, as where an import makes a dataclass, even if it was caught, and would
+            # end the process by a signal in place of our exit code; the next exec() makes it forget
+            exec("")
         sys.exit(code)
 
 
