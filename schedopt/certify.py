@@ -16,6 +16,7 @@ import numpy as np
 from schedopt.bounds.async_schedule import FACTOR, LOCAL_DRIFT_FACTOR, fixed_terms
 from schedopt.cuts import ROUNDING, Cut, lagrangian_cut, participation_worth
 from schedopt.formulation.candidates import Candidates, best_paths, make_columns
+from schedopt.participation import over_groups, participation_groups
 from schedopt.problem import FloatArray, Problem
 from schedopt.proof import ProofTree
 from schedopt.ratio_search import RatioSearch, Request
@@ -210,7 +211,8 @@ def _with_slopes(problem: Problem, near: MasterPoint, h: FloatArray, error: Floa
     w, fixed = FACTOR * problem.arrays.weight, fixed_terms(problem.arrays)
     noise, value = w / h, w * (fixed + error) / h**2
     ratio = np.divide(noise, near.prices.noise, out=np.zeros_like(noise), where=near.prices.noise > 0)
-    pull = (near.task_value - near.prices.value) * ratio
+    pull = near.task_value - near.prices.value
+    pull, value = pull * over_groups(ratio, pull), participation_groups(problem).spread(value)
     moved = replace(near, task_value=value, prices=replace(near.prices, noise=noise, value=value - pull))
     worth = participation_worth(problem, moved)
     return replace(moved, task_value=value + worth, prices=replace(moved.prices, value=value + worth - pull))

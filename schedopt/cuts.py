@@ -3,7 +3,7 @@ r"""Lagrangian cuts: linear lower bounds on the energy that any schedule needs t
 For a schedule with H_j = Σ h_s and N_j (scaled error terms) let V be what the objective adds to the ratios Ψ_j = (8/3)(C_j + N_j)/H_j:
 ξ ΣE in mode weighted, ΣE in min_energy, nothing in min_bound. For any prices ν ≥ 0 of the band, μ ≥ 0 of budgets and limits, ρ_j ≥ 0 of
 N_j and π_j of H_j, and any z_j ≥ 0, |σ_ij| ≤ 1 for the participation term of a horizon (2c d²/H ≥ 2c(2zd − z²H),
-d ≥ Σ_i σ_i δ_i (h_i − λ_i H)), every feasible schedule has
+d ≥ Σ_i σ_i δ_i (h_i − λ_i H)), or of each window (:mod:`schedopt.participation`), every feasible schedule has
 
     V ≥ Σ_j π_j H_j − Σ_j ρ_j N_j + K,
     K = Σ_i (cheapest plan of device i at these prices) − Σ_g ν_g band − Σ_i μ_i budget_i.
@@ -22,8 +22,9 @@ import numpy as np
 from schedopt.bounds.async_schedule import FACTOR
 from schedopt.formulation.candidates import Candidates, Priced, Prices, best_paths, price
 from schedopt.objective import needed_tasks
+from schedopt.participation import over_groups, participation_groups
 from schedopt.problem import FloatArray, Problem
-from schedopt.sca.master import MasterPoint, horizon_weight
+from schedopt.sca.master import MasterPoint
 
 __all__ = [
     "ROUNDING",
@@ -56,8 +57,8 @@ class Cut:
 class Multipliers:
     """Prices of a cut, valid whatever their values as long as their signs are kept.
 
-    ``energy`` (I,), ``bandwidth`` (G,); ``pull`` = 4ρcz σδ (I, J): what participation adds to the price of h; ``offset`` =
-    2ρc(2z Σ σδλ + z²) (J,): what it adds to the worth of H; ``constant``: what budgets, limits and the band take off.
+    ``energy`` (I,), ``bandwidth`` (G,); ``pull`` = 4ρcz σδ (I, J[, M]): what participation adds to the price of h; ``offset`` =
+    2ρc(2z Σ σδλ + z²) (J[, M]): what it adds to the worth of H; ``constant``: what budgets, limits and the band take off.
     """
 
     energy: FloatArray
@@ -79,7 +80,7 @@ class CutPrices:
     def prices(self) -> Prices:
         """At which the plans are sought."""
         m = self.multipliers
-        return Prices(m.energy, m.bandwidth, self.h - m.pull + m.offset, self.error)
+        return Prices(m.energy, m.bandwidth, over_groups(self.h, m.pull) - m.pull + m.offset, self.error)
 
 
 def most_energy(problem: Problem) -> FloatArray:
@@ -119,22 +120,18 @@ def positive_prices(problem: Problem, energy: FloatArray, scale: float) -> tuple
 
 def multipliers_of(problem: Problem, point: MasterPoint, error_price: FloatArray) -> Multipliers:
     """Multipliers from a master's duals; ``error_price``: its price of N, shape (J,), which scales the participation part."""
-    a, factor = problem.arrays, horizon_weight(problem)
+    a, groups = problem.arrays, participation_groups(problem)
     energy, off = _energy_prices(problem, point)
     bandwidth = np.maximum(point.prices.bandwidth, 0.0)
     off -= float(bandwidth.sum() * a.bandwidth_hz)
     pull, offset = np.zeros(a.has_data.shape), np.zeros(a.num_tasks)
-    if factor > 0.0:
-        h = np.maximum(point.h, 1e-300)
-        z = (np.abs(point.h_device - a.aggregation_weight * h) * a.dissimilarity).sum(axis=0) / h
-        reach = 2.0 * error_price * factor * z * a.dissimilarity
-        pull = np.clip(point.task_value - point.prices.value, -reach, reach)
-        offset = (pull * a.aggregation_weight).sum(axis=0) + error_price * factor * z**2
+    if groups.factor > 0.0:
+        pull, offset = groups.multipliers(point.task_value - point.prices.value, error_price, point.h_device, point.h)
     return Multipliers(energy, bandwidth, pull, offset, off)
 
 
 def participation_worth(problem: Problem, point: MasterPoint) -> FloatArray:
-    """What a unit of H is worth to the participation term at a master's prices, shape (J,): part of its ``task_value``."""
+    """What a unit of H is worth to the participation term at a master's prices, shape (J[, M]): part of its ``task_value``."""
     return multipliers_of(problem, point, np.maximum(point.prices.noise, 0.0)).offset
 
 
@@ -152,7 +149,16 @@ def cut_prices(problem: Problem, point: MasterPoint) -> CutPrices:
         # C + N ≤ (3/8) ε H: the prices of N and of H of a task are tied to each other
         return CutPrices(m, error * np.where(active, problem.arrays.target, 0.0) / FACTOR, error)
     # a master's price of H has in it what H is worth to the participation term, which a cut counts by itself
-    return CutPrices(m, np.where(active, point.task_value - m.offset, 0.0), error)
+    return CutPrices(m, np.where(active, _task_price(point, m.offset), 0.0), error)
+
+
+def _task_price(point: MasterPoint, offset: FloatArray) -> FloatArray:
+    """A master's price of H itself, shape (J,): by windows their mean, by what is trained in each; at a master's optimum all are equal."""
+    price = point.task_value - offset
+    if price.ndim == 1:
+        return price
+    trained = point.h_device.sum(axis=0) + 1e-6 * point.h[:, None] + 1e-300
+    return (trained * price).sum(axis=1) / trained.sum(axis=1)
 
 
 def lagrangian_cut(problem: Problem, candidates: Candidates, point: MasterPoint) -> tuple[Cut, Priced]:

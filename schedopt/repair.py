@@ -1,10 +1,11 @@
-"""Make a set of assignments possible: shrink or drop what breaks a deadline, the band, an energy budget, C1 or C2."""
+"""Make a set of assignments possible: shrink or drop what breaks a deadline, the band, an energy budget or a condition."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from schedopt.bounds.async_schedule import C2_LIMIT, STALE_FACTOR, aggregate
+from schedopt.conditions import meet_conditions
 from schedopt.formulation.candidates import steps_limit
 from schedopt.formulation.resources import allocate, feasible_times, least_bandwidth_hz
 from schedopt.objective import evaluate_objective
@@ -46,11 +47,13 @@ def _shrink(problem: Problem, schedule: Schedule, which: np.ndarray, factor: flo
 
 
 def _fit_conditions(problem: Problem, schedule: Schedule) -> Schedule:
-    """Steps within C1 (or max_steps), then less h where C2 fails."""
+    """Steps within C1 (or max_steps), then less h where C2 or C3 fails."""
     limit = steps_limit(problem)[schedule.task]
     schedule = schedule.replace(steps=np.minimum(schedule.steps, limit)).take(limit >= 1)
     if not problem.objective.enforce_conditions:
         return schedule
+    if problem.arrays.windows is not None:
+        return meet_conditions(problem.arrays, schedule)[0]
     for _ in range(_ROUNDS):
         sums = aggregate(problem.arrays, schedule)
         beta = problem.arrays.smoothness[:, None]

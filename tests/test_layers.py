@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("schedule",),
     ("result", "physics"),
     ("bounds",),
-    ("objective",),
+    ("conditions", "objective", "participation"),
     ("constraints",),
     ("formulation",),
     ("feasibility",),

@@ -200,7 +200,7 @@ def _conditions(arrays: ProblemArrays, schedule: Schedule, sums: Aggregates) -> 
     np.maximum.at(c1, schedule.task, (arrays.learning_rate * beta)[schedule.task] * schedule.steps)
     first = Condition("C1", f"learning_rate * smoothness * steps <= {C1_LIMIT:g}", c1, C1_LIMIT)
     if sums.windows is not None:
-        return (first, *window_conditions(arrays, schedule, sums.windows, C2_LIMIT))
+        return (first, *window_conditions(arrays, sums.windows, C2_LIMIT))
     beta_h = beta[:, None] * sums.h_instant
     c2 = np.max(beta_h + STALE_FACTOR * beta_h * beta[:, None] * sums.stale_span, axis=1)
     return (

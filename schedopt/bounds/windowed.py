@@ -25,11 +25,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from schedopt.bounds.base import Condition
-from schedopt.problem import FloatArray, ProblemArrays
+from schedopt.problem import FloatArray, IntArray, ProblemArrays
 from schedopt.schedule import Schedule
 from schedopt.windows import Windows
 
-__all__ = ["C3_LIMIT", "WindowSums", "participation_distance", "window_conditions", "window_sums", "window_terms"]
+__all__ = [
+    "C3_LIMIT",
+    "WindowSums",
+    "fair_amount",
+    "participation_distance",
+    "window_conditions",
+    "window_excess",
+    "window_sums",
+    "window_terms",
+]
 
 DATA_FACTOR = 17.0 / 8.0
 SPAN_FACTOR, INSIDE_FACTOR = 17.0 / 4.0, 9.0
@@ -52,6 +61,9 @@ class WindowSums:
     noise_between: FloatArray
     movement: FloatArray
     factor: FloatArray
+    #: window of each assignment's upload, shape (n,), and its task
+    window: IntArray
+    task: IntArray
 
 
 def participation_distance(h: FloatArray, weight: FloatArray, dissimilarity: FloatArray) -> FloatArray:
@@ -59,15 +71,19 @@ def participation_distance(h: FloatArray, weight: FloatArray, dissimilarity: Flo
 
     The best c is a weighted median of h_i/λ_i with weights λ_iδ_i. Devices take turns without a bias when h is a multiple of λ.
     """
-    weight, dissimilarity = np.broadcast_to(weight, h.shape), np.broadcast_to(dissimilarity, h.shape)
+    return (np.abs(h - fair_amount(h, weight, dissimilarity) * weight) * dissimilarity).sum(axis=0)
+
+
+def fair_amount(h: FloatArray, weight: FloatArray, dissimilarity: FloatArray) -> FloatArray:
+    """The c of :func:`participation_distance`, the shape of ``h`` less its first axis; 0 where no device counts."""
+    weight = np.broadcast_to(weight, h.shape)
     mass = weight * dissimilarity
     ratio = np.divide(h, weight, out=np.full(h.shape, np.inf), where=mass > 0)
     order = np.argsort(ratio, axis=0, kind="stable")
     cumulated = np.cumsum(np.take_along_axis(mass, order, axis=0), axis=0)
     middle = np.argmax(cumulated >= 0.5 * cumulated[-1:], axis=0)[None]
     best = np.take_along_axis(np.take_along_axis(ratio, order, axis=0), middle, axis=0)
-    best = np.where(np.isfinite(best), best, 0.0)
-    return (np.abs(h - best * weight) * dissimilarity).sum(axis=0)
+    return np.where(np.isfinite(best), best, 0.0)[0]
 
 
 def window_sums(arrays: ProblemArrays, schedule: Schedule, windows: Windows, h: FloatArray, noise: FloatArray) -> WindowSums:
@@ -96,6 +112,8 @@ def window_sums(arrays: ProblemArrays, schedule: Schedule, windows: Windows, h: 
         noise_between=np.abs(noise_until[j, window * windows.length] - noise_until[j, start]),
         movement=movement,
         factor=np.where(moves, INSIDE_FACTOR, SPAN_FACTOR),
+        window=window,
+        task=j,
     )
 
 
@@ -130,13 +148,26 @@ def window_terms(arrays: ProblemArrays, schedule: Schedule, sums: WindowSums, h:
     }
 
 
-def window_conditions(arrays: ProblemArrays, schedule: Schedule, sums: WindowSums, limit: float) -> tuple[Condition, Condition]:
+def window_conditions(arrays: ProblemArrays, sums: WindowSums, limit: float) -> tuple[Condition, Condition]:
     """C2 and C3 of Theorem 2; ``limit``: what C2 allows."""
-    beta_h = arrays.smoothness[:, None] * sums.h_window
-    c2 = np.max(beta_h * (1.0 + (sums.factor * arrays.smoothness)[:, None] * sums.span), axis=1)
-    c3 = np.zeros(arrays.num_tasks)
-    np.maximum.at(c3, schedule.task, sums.movement)
+    c2, c3 = (value.max(axis=1) for value in _condition_values(arrays, sums))
     return (
         Condition("C2", f"beta H_m + k beta^2 H_m sum h_s kappa'_s <= {limit:g} in every window m", c2, limit),
         Condition("C3", f"movement inside a window beta^2 sum h_s pi_s <= {C3_LIMIT:g}", c3, C3_LIMIT),
     )
+
+
+def window_excess(arrays: ProblemArrays, sums: WindowSums, limit: float, share: float) -> FloatArray:
+    """By how many times the work of a window is too much, shape (J, M): for C2, which allows ``limit``, or a ``share`` of C3's limit."""
+    c2, c3 = _condition_values(arrays, sums)
+    # Γ is a sum of products of two uploads' h
+    return np.maximum(c2 / limit, np.sqrt(c3 / (share * C3_LIMIT)))
+
+
+def _condition_values(arrays: ProblemArrays, sums: WindowSums) -> tuple[FloatArray, FloatArray]:
+    """What C2 and C3 limit, of every window, shape (J, M) each."""
+    beta_h = arrays.smoothness[:, None] * sums.h_window
+    c2 = beta_h * (1.0 + (sums.factor * arrays.smoothness)[:, None] * sums.span)
+    c3 = np.zeros(c2.shape)
+    np.maximum.at(c3, (sums.task, sums.window), sums.movement)
+    return c2, c3

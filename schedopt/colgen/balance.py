@@ -28,9 +28,10 @@ from schedopt.colgen.rounding import heaviest_plans
 from schedopt.colgen.workers import PlanRequest
 from schedopt.cuts import CutPrices, cut_prices
 from schedopt.formulation.tables import PlanColumns, Plans
+from schedopt.participation import participation_groups
 from schedopt.problem import FloatArray, Problem
 from schedopt.sca.loop import relaxed_objective
-from schedopt.sca.master import MasterPoint, cover_rows, horizon_weight
+from schedopt.sca.master import MasterPoint, cover_rows
 
 __all__ = ["DeviceMix", "balance_devices", "balanced_plans", "mix_devices"]
 
@@ -135,7 +136,7 @@ def balance_devices(
     The best mixture, scaled to the band, is the relaxed point of what is returned; the prices are those of the best local bound.
     ``tick(mixed)`` is given the mixtures once they are near what the shared prices suppose, else None, and may raise to stop.
     """
-    a, factor = problem.arrays, horizon_weight(problem)
+    a, factor = problem.arrays, participation_groups(problem).factor
     shared = _Shared(np.maximum(start.h, 1e-300), start.error, _imbalance(problem, start), _Follow(a.num_tasks), _Follow(a.slots))
     pool: SharedPool | None = None
     kept: PlanRelaxation | None = None
@@ -177,7 +178,7 @@ def balance_devices(
 def balanced_plans(problem: Problem, relaxed: PlanRelaxation) -> PlanColumns:
     """One plan per device near the best mixture: its heaviest plans, bettered by exchanges at the relaxation's prices."""
     a, best, prices = problem.arrays, relaxed.best, relaxed.at
-    reach = 2.0 * prices.error * horizon_weight(problem) * _imbalance(problem, best) * a.dissimilarity
+    reach = 2.0 * prices.error * participation_groups(problem).factor * _imbalance(problem, best) * a.dissimilarity
     cost = _costs(prices, best.columns)
     planned = exchange(problem, best.columns, cost, reach, a.aggregation_weight * best.h, heaviest_plans(problem, best))
     return best.columns.take(planned)
@@ -213,7 +214,7 @@ def _reached(problem: Problem, at: MasterPoint, c: PlanColumns, weights: FloatAr
     h_device = np.bincount(pair, weights=c.h * used, minlength=a.has_data.size).reshape(a.has_data.shape)
     h = np.maximum(h_device.sum(axis=0), 1e-300)
     distance = (np.abs(h_device - a.aggregation_weight * h) * a.dissimilarity).sum(axis=0)
-    error = np.bincount(c.task, weights=c.error * used, minlength=a.num_tasks) + horizon_weight(problem) * distance**2 / h
+    error = np.bincount(c.task, weights=c.error * used, minlength=a.num_tasks) + participation_groups(problem).factor * distance**2 / h
     return replace(at, columns=c, weights=used, h_device=h_device, h=h, error=error, energy_j=float(c.energy_j @ used), slack=0.0)
 
 

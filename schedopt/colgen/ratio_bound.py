@@ -30,6 +30,7 @@ from schedopt.colgen.workers import PlanRequest
 from schedopt.cuts import ROUNDING, CutPrices, least_ratio
 from schedopt.formulation.candidates import Prices
 from schedopt.formulation.tables import Plans
+from schedopt.participation import at_upload
 from schedopt.problem import FloatArray, Problem
 
 __all__ = ["RatioBound", "fees_of"]
@@ -131,18 +132,18 @@ class RatioBound:
             self.tasks.append(_Task(int(j), w, float(fixed[j]), float(value[j]), float(noise[j]), ends))
 
     def _request(self, task: _Task, pi: float, rho: float) -> tuple[PlanRequest, FloatArray]:
-        """Pricing of one task at (π, ρ), and how its price of h changes with ρ, shape (I,)."""
+        """Pricing of one task at (π, ρ), and how its price of h changes with ρ, shape (I, J[, M]) with zeros for other tasks."""
         a, m, j = self.problem.arrays, self.multipliers, task.index
-        pull, balance = m.pull[:, j], float(m.pull[:, j] @ a.aggregation_weight[:, j])
-        square = float(m.offset[j]) - balance
+        pull, balance = m.pull[:, j], a.aggregation_weight[:, j] @ m.pull[:, j]
+        square = m.offset[j] - balance
         share = rho / task.noise
         if share <= 1.0:
             worth, slope = (m.offset[j] - pull) * share, (m.offset[j] - pull) / task.noise
         else:
-            worth, slope = balance - pull + square / share, np.full(a.num_devices, -square / share / rho)
-        value, noise = np.zeros(a.has_data.shape), np.zeros(a.num_tasks)
-        value[:, j], noise[j] = pi + worth, rho
-        return PlanRequest(Prices(m.energy, m.bandwidth, value, noise), self.fees, j), slope
+            worth, slope = balance - pull + square / share, np.zeros_like(pull) - square / share / rho
+        value, noise, slopes = np.zeros(m.pull.shape), np.zeros(a.num_tasks), np.zeros(m.pull.shape)
+        value[:, j], noise[j], slopes[:, j] = pi + worth, rho, slope
+        return PlanRequest(Prices(m.energy, m.bandwidth, value, noise), self.fees, j), slopes
 
     def run(
         self, ask: Callable[..., Sequence[Plans]], *, tolerance: float, rounds: int = 30, on_round: Callable[[float], bool] | None = None
@@ -158,7 +159,8 @@ class RatioBound:
             answers = ask(*(request for request, _ in requests))
             for (task, pi, rho), (_, slope), plans in zip(wanted, requests, answers, strict=True):
                 level = float(plans.lower.sum()) - ROUNDING * float(np.abs(plans.lower).sum())
-                error = plans.columns.error.sum() - plans.columns.h @ slope[plans.columns.device]
+                c = plans.columns
+                error = c.error.sum() - c.h @ at_upload(slope, self.problem.arrays, c.device, c.task, c.end)
                 task.cuts.append((pi, rho, level, float(plans.columns.h.sum()), float(error)))
             if on_round is not None and on_round(self.bound):
                 break

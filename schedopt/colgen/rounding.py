@@ -10,6 +10,7 @@ from schedopt.bounds.async_schedule import aggregate, assignment_errors
 from schedopt.colgen.workers import PlanRequest
 from schedopt.formulation.candidates import Prices, chosen_spans, forward_values
 from schedopt.formulation.tables import PlanColumns, Plans
+from schedopt.participation import at_upload
 from schedopt.polish.prices import marginal_prices
 from schedopt.problem import FloatArray, IntArray, Problem
 from schedopt.repair import repair
@@ -180,5 +181,5 @@ def _spent(problem: Problem, state: State, prices: Prices) -> FloatArray:
     a, s = problem.arrays, state.schedule
     sums = aggregate(a, s)
     cost = prices.energy[s.device] * state.evaluation.physics.energy_j + prices.bandwidth[s.end - 1] * s.bandwidth_hz
-    cost += prices.noise[s.task] * assignment_errors(problem, s, sums) - prices.value[s.device, s.task] * sums.h
+    cost += prices.noise[s.task] * assignment_errors(problem, s, sums) - at_upload(prices.value, a, s.device, s.task, s.end) * sums.h
     return np.bincount(s.device, weights=cost, minlength=a.num_devices)

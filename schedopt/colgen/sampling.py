@@ -13,8 +13,9 @@ import numpy as np
 
 from schedopt.formulation.candidates import Prices
 from schedopt.objective import needed_tasks
+from schedopt.participation import participation_groups
 from schedopt.problem import FloatArray, IntArray, Problem
-from schedopt.sca.master import MasterPoint, horizon_weight
+from schedopt.sca.master import MasterPoint
 
 __all__ = ["prices_for_all", "sample_devices", "sampled_problem"]
 
@@ -54,27 +55,32 @@ def prices_for_all(problem: Problem, devices: IntArray, sampled: MasterPoint) ->
     Devices outside the sample balance tasks as the sampled ones do on average.
     """
     a, mode = problem.arrays, problem.objective.mode
-    copies, factor = a.num_devices / len(devices), horizon_weight(problem)
+    copies, groups = a.num_devices / len(devices), participation_groups(problem)
     p = sampled.prices
     base = problem.objective.energy_weight if mode == "weighted" else float(p.energy.min()) / copies
     base = 1.0 if mode == "min_energy" else base
     energy = np.full(a.num_devices, base)
-    h = sampled.h
-    off = np.abs(sampled.h_device - _shares(a.aggregation_weight[devices]) * h) * a.dissimilarity[devices]
-    z = off.sum(axis=0) / np.maximum(h, 1e-300)
-    reach = 2.0 * p.noise * factor * z
+    h, weight = sampled.h, _shares(a.aggregation_weight[devices])
     pull = np.zeros(a.has_data.shape)
-    if factor > 0:
-        mine = np.broadcast_to(sampled.task_value - p.value, a.has_data[devices].shape)
-        sign = np.divide(mine, reach * a.dissimilarity[devices], out=np.zeros(mine.shape), where=reach * a.dissimilarity[devices] > 0)
-        pull = reach * np.clip(sign, -1.0, 1.0).mean(axis=0) * a.dissimilarity
+    if groups.factor > 0:
+        mine, delta = sampled.task_value - p.value, groups.dissimilarity[devices]
+        if groups.free:
+            reach = np.divide(np.abs(mine), delta, out=np.zeros(mine.shape), where=delta > 0).max(axis=0)
+        else:
+            off = np.abs(sampled.h_device - weight * h) * delta
+            reach = 2.0 * p.noise * groups.factor * (off.sum(axis=0) / np.maximum(h, 1e-300))
+        sign = np.divide(mine, reach * delta, out=np.zeros(mine.shape), where=reach * delta > 0)
+        pull = reach * np.clip(sign, -1.0, 1.0).mean(axis=0) * groups.dissimilarity
         pull[devices] = mine
     # an energy is worth as much in the sample as in the whole here, and there each device's part of H is a copy of its own
     unit = copies if mode == "min_energy" else 1.0
     prices = Prices(energy, unit * p.bandwidth / copies, unit * (sampled.task_value - pull), unit * p.noise)
-    h_device = a.aggregation_weight * h
-    # only the imbalance itself is known of the others: it is laid on the sampled ones
-    h_device[devices] += (sampled.h_device - _shares(a.aggregation_weight[devices]) * h)
+    if groups.free:
+        h_device = groups.weight * sampled.h_device.sum(axis=0)
+    else:
+        h_device = a.aggregation_weight * h
+        # only the imbalance itself is known of the others: it is laid on the sampled ones
+        h_device[devices] += sampled.h_device - weight * h
     return replace(sampled, prices=prices, task_value=unit * sampled.task_value, h_device=h_device)
 
 

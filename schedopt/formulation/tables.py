@@ -6,7 +6,8 @@ nodes t_0 < … < t_K of upload times,
 
     min_k F(t_k) + u(t_{k+1})  ≤  min_T F(T) + u(T)  ≤  min_k F(t_k) + u(t_k),
 
-so two small tables bound the costs of all assignments by additions alone. Shortest paths over both bounds tell which assignments
+so two small tables bound the costs of all assignments by additions alone. With participation by windows F depends on the slot as well,
+and its table is as large as that of all assignments. Shortest paths over both bounds tell which assignments
 can be on the best plan of their device (path value from below at most the plan's from above); only for those few the root in T is
 sought (:func:`schedopt.formulation.candidates.price`). Tested in ``tests/test_tables.py`` against pricing all candidates.
 """
@@ -28,6 +29,8 @@ from schedopt.formulation.candidates import (
     forward_values,
     least_compute_costs,
     price,
+    step_grid,
+    steps_limit,
 )
 from schedopt.formulation.resources import MARGIN
 from schedopt.formulation.uplink import Uploads
@@ -43,6 +46,9 @@ _SLACK = 1e-12
 _BREADTH = 0.03
 #: Devices whose tables are made at once, so that they stay small.
 _DEVICES_AT_ONCE = 250
+#: With windows, devices at once are so few that there are about this many pairs of an assignment and its steps; what does not depend
+#: on prices is kept for so many blocks of devices.
+_PAIRS_AT_ONCE, _BLOCKS_KEPT = 1 << 19, 8
 
 
 @dataclass(frozen=True)
@@ -119,8 +125,9 @@ class PlanTables:
 
     def __init__(self, problem: Problem, first: int = 0, last: int | None = None) -> None:
         last = problem.arrays.num_devices if last is None else last
-        edges = [*range(first, last, _DEVICES_AT_ONCE), last]
-        self._blocks = [_Block(problem, low, high) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+        edges = [*range(first, last, _devices_at_once(problem)), last]
+        kept = problem.arrays.windows is None or len(edges) <= _BLOCKS_KEPT
+        self._blocks = [_Block(problem, low, high, kept) for low, high in zip(edges[:-1], edges[1:], strict=True)]
 
     def plans(self, prices: Prices, *, fee: FloatArray | None = None, task: int | None = None, near: int = 0) -> Plans:
         """Best plan of every device at ``prices``.
@@ -134,8 +141,8 @@ class PlanTables:
 class _Block:
     """Tables of a few devices."""
 
-    def __init__(self, problem: Problem, first: int, last: int) -> None:
-        self.problem, self.first, self.last = problem, first, last
+    def __init__(self, problem: Problem, first: int, last: int, kept: bool) -> None:
+        self.problem, self.first, self.last, self.kept = problem, first, last, kept
         a = problem.arrays
         self.longest = int(min(a.max_staleness.max() + 1, a.slots))
         device, task = np.nonzero(a.has_data[first:last])
@@ -144,12 +151,13 @@ class _Block:
         noise, power = a.noise_w_per_hz / a.gain[first:last], a.max_power_w[first:last]
         self.uploads = Uploads(bits[kind], noise[row, slot], power[row], a.bandwidth_hz)
         self.shortest_s = self.uploads.shortest_s * (1.0 + MARGIN)
-        #: every (device, task, length), as if its upload had the best channel of the horizon; its slot says nothing
-        length = np.tile(np.arange(1, self.longest + 1), len(device))
-        device, task = np.repeat(device + first, self.longest), np.repeat(task, self.longest)
-        best_slot = np.argmax(a.gain, axis=1)
-        found = candidates_among(problem, device, task, best_slot[device] + 1, length, anywhere=True)
-        self.templates = found
+        #: every (device, task, length), as if its upload had the best channel of the horizon; its slot says nothing. With windows, what
+        #: is trained is worth more in one slot than in another: then there is one for each slot.
+        self.slots = 1 if a.windows is None else a.slots
+        pair, slot, length = (x.ravel() for x in np.indices((len(device), self.slots, self.longest)))
+        device, task, length = device[pair] + first, task[pair], length + 1
+        end = np.argmax(a.gain, axis=1)[device] + 1 if a.windows is None else slot + 1
+        self.templates = candidates_among(problem, device, task, end, length, anywhere=a.windows is None)
         self._templates_of: dict[int, Candidates] = {}
         self._sent: tuple[bytes, list[FloatArray]] = (b"", [])
         self._coarse = bool(np.any(self.templates.block != self.templates.steps))
@@ -196,8 +204,8 @@ class _Block:
         for j in range(a.num_tasks) if task is None else [task]:
             for k, cost in enumerate(send):
                 upload = cost[:, self.bits_of_task[j], :, None]
-                np.minimum(lower[:, j], upload + below[k][:, j, None, :], out=lower[:, j])
-                np.minimum(upper[:, j], upload + above[k + 1][:, j, None, :], out=upper[:, j])
+                np.minimum(lower[:, j], upload + below[k][:, j], out=lower[:, j])
+                np.minimum(upper[:, j], upload + above[k + 1][:, j], out=upper[:, j])
         started = np.arange(1, a.slots + 1)[:, None] >= np.arange(1, self.longest + 1)
         for cost in (lower, upper):
             cost[(cost >= 0.0) | ~started] = np.inf
@@ -216,16 +224,22 @@ class _Block:
         return self._sent[1]
 
     def _compute(self, prices: Prices, task: int | None) -> tuple[list[FloatArray], list[FloatArray]]:
-        """Least compute cost at each node of the upload's time, from below and as it can be reached, (I', J, L) each."""
+        """Least compute cost at each node of the upload's time, from below and as it can be reached, (I', J, 1, L) each.
+
+        With windows (I', J, G, L).
+        """
         a, every = self.problem.arrays, self.templates
         chosen = every if task is None else self._of_task(task)
-        place = (chosen.device - self.first, chosen.task, chosen.end - chosen.start - 1)
+        slot = np.zeros_like(chosen.end) if self.slots == 1 else chosen.end - 1
+        place = (chosen.device - self.first, chosen.task, slot, chosen.end - chosen.start - 1)
         tables = []
         for for_bound in (True, False) if self._coarse else (True,):
             costs = least_compute_costs(chosen, prices, self.nodes_s, for_bound=for_bound)
-            table = np.full((len(self.nodes_s), self.last - self.first, a.num_tasks, self.longest), np.inf)
+            table = np.full((len(self.nodes_s), self.last - self.first, a.num_tasks, self.slots, self.longest), np.inf)
             table[(slice(None), *place)] = costs.T
             tables.append(list(table))
+        if not self.kept:
+            chosen.memory.clear()
         return tables[0], tables[-1]
 
     def _of_task(self, task: int) -> Candidates:
@@ -244,6 +258,15 @@ class _Block:
         around = forward[:, start] + backward[:, end][:, :, None] - worth[:, None, None]
         row, task, slot, length = np.nonzero(lower + around[:, None] <= 0.0)
         return candidates_among(self.problem, row + self.first, task, slot + 1, length + 1)
+
+
+def _devices_at_once(problem: Problem) -> int:
+    """Devices of a block of tables."""
+    a = problem.arrays
+    if a.windows is None:
+        return _DEVICES_AT_ONCE
+    lengths, steps = min(int(a.max_staleness.max()) + 1, a.slots), step_grid(steps_limit(problem))[0].shape[1]
+    return max(1, min(_DEVICES_AT_ONCE, _PAIRS_AT_ONCE // (a.num_tasks * a.slots * lengths * steps)))
 
 
 def _closest(candidates: Candidates, columns: Columns, paths: Paths, count: int) -> IntArray:

@@ -32,8 +32,8 @@ from schedopt.bounds.async_schedule import C2_LIMIT, FACTOR, STALE_FACTOR, fixed
 from schedopt.formulation.candidates import Candidates, Columns
 from schedopt.milp.highs import Program
 from schedopt.objective import needed_tasks
+from schedopt.participation import participation_groups
 from schedopt.problem import TERMS, FloatArray, IntArray, Problem
-from schedopt.sca.master import horizon_weight
 
 __all__ = ["Box", "Choices", "Cover", "Discretised", "Layout", "StaleRow", "Wisdom", "choice_keys", "choices_of"]
 
@@ -151,7 +151,7 @@ class Discretised:
         self.weight = np.zeros(a.num_tasks) if mode == "min_energy" else FACTOR * a.weight
         self.ratios = np.flatnonzero(self.weight > 0)
         self.fixed = fixed_terms(a) / h_unit
-        self.horizon = horizon_weight(problem)
+        self.horizon = participation_groups(problem).factor
         self.stale_weight = a.term_scale[TERMS.index("stale")] * STALE_FACTOR * a.smoothness**2
         self.layout = self._layout()
 

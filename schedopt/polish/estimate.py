@@ -8,18 +8,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from schedopt.bounds.async_schedule import FACTOR, aggregate, fixed_terms
+from schedopt.bounds.windowed import participation_distance
 from schedopt.formulation.candidates import Candidates, Columns, Prices, make_columns, price_columns
+from schedopt.participation import ParticipationGroups, participation_groups
 from schedopt.problem import FloatArray, IntArray, Problem
-from schedopt.sca.master import horizon_weight
 from schedopt.state import Merit, State
 
 __all__ = ["Estimator", "Ledger", "current_columns", "ledger"]
 
+#: Entries (I, J, M) of all changes whose participation by windows is worked out at once.
+_ENTRIES_AT_ONCE = 1 << 21
+
 
 @dataclass(frozen=True)
 class Ledger:
-    """What each of n things costs and brings: resource cost at the prices and energy in J, shape (n,); h and scaled error terms of
-    every task, shape (n, J)."""
+    """What each of n things costs and brings: resource cost at the prices and energy in J, shape (n,); h of every task, shape
+    (n, J[, M]), and its scaled error terms, shape (n, J)."""
 
     resource: FloatArray
     energy: FloatArray
@@ -40,12 +44,14 @@ class Ledger:
         return Ledger(self.resource + other.resource, self.energy + other.energy, self.h + other.h, self.error + other.error)
 
 
-def ledger(candidates: Candidates, columns: Columns, prices: Prices) -> Ledger:
+def ledger(candidates: Candidates, columns: Columns, prices: Prices, groups: ParticipationGroups) -> Ledger:
     """The ledger of ``columns``, with resources at ``prices``."""
     bare = replace(prices, value=np.zeros_like(prices.value), noise=np.zeros_like(prices.noise), span_h=None, instant_noise=None)
-    mine = candidates.task[columns.candidate][:, None] == np.arange(candidates.arrays.num_tasks)
-    resource = price_columns(candidates, columns, bare)
-    return Ledger(resource, columns.energy_j, mine * columns.h[:, None], mine * columns.error[:, None])
+    rows, task = np.arange(len(columns)), candidates.task[columns.candidate]
+    h, error = np.zeros((len(rows), *groups.shape[1:])), np.zeros((len(rows), candidates.arrays.num_tasks))
+    h[groups.place(rows, task, candidates.end[columns.candidate])] = columns.h
+    error[rows, task] = columns.error
+    return Ledger(price_columns(candidates, columns, bare), columns.energy_j, h, error)
 
 
 def current_columns(candidates: Candidates, state: State) -> Columns:
@@ -67,11 +73,14 @@ class Estimator:
     merit: Merit
 
     def __call__(self, change: Ledger, by_device: Sequence[tuple[IntArray, FloatArray]]) -> FloatArray:
-        """Gains of n changes, shape (n,). ``by_device``: pairs of devices, shape (n,), and the change of their h, shape (n, J)."""
-        mode = self.problem.objective.mode
-        h, n, h_device = self._aggregates()
-        after_h = np.maximum(h + change.h, 0.0)
-        part = self._participation(after_h, h_device, by_device) - self._participation(h[None, :], h_device, ())
+        """Gains of n changes, shape (n,). ``by_device``: pairs of devices, shape (n,), and the change of their h, shape (n, J[, M])."""
+        mode, groups = self.problem.objective.mode, participation_groups(self.problem)
+        h, n, h_device = self._aggregates(groups)
+        after_h = np.maximum(h + groups.per_task(change.h), 0.0)
+        if groups.free:
+            part = _by_rows(groups, h_device, by_device)
+        else:
+            part = self._participation(after_h, h_device, by_device) - self._participation(h[None, :], h_device, ())
         after_n = np.maximum(n + change.error + part, 0.0)
         gain = -change.resource
         fixed = fixed_terms(self.problem.arrays)
@@ -88,17 +97,18 @@ class Estimator:
             gain = -weight * (np.maximum(miss + change.energy, 0.0) - max(miss, 0.0)) + gain / self.merit.factor * 1e-3
         return gain + ratio
 
-    def _aggregates(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """H, N (shape (J,)) and h per device (I, J) of the present schedule."""
+    def _aggregates(self, groups: ParticipationGroups) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """H, N (shape (J,)) and h per device (I, J[, M]) of the present schedule."""
         bound = self.state.evaluation.bound
         h = bound.extra["h_total"].astype(float)
         total = np.where(h > 0, bound.total, 0.0) * h / FACTOR
         n = np.where(h > 0, np.maximum(total - fixed_terms(self.problem.arrays), 0.0), 0.0)
-        return h, n, aggregate(self.problem.arrays, self.state.schedule).h_device
+        s = self.state.schedule
+        return h, n, groups.sums(s.device, s.task, s.end, aggregate(self.problem.arrays, s).h)
 
     def _participation(self, h: FloatArray, h_device: FloatArray, by_device: Sequence[tuple[IntArray, FloatArray]]) -> FloatArray:
         """2c d²/H after changes of h of some devices in each row, shape (rows, J); zero unless judged over the horizon."""
-        a, weight = self.problem.arrays, horizon_weight(self.problem)
+        a, weight = self.problem.arrays, participation_groups(self.problem).factor
         if weight == 0.0:
             return np.zeros(h.shape)
         result = np.zeros(h.shape)
@@ -118,3 +128,35 @@ class Estimator:
         before = self.merit.target_misses(self.state.evaluation)[use]
         after = total[:, use] - target[use] * h[:, use] / FACTOR
         return (np.maximum(after, 0.0) - np.maximum(before, 0.0)) @ self.merit.target_price[use]
+
+
+def _by_rows(groups: ParticipationGroups, h: FloatArray, by_device: Sequence[tuple[IntArray, FloatArray]]) -> FloatArray:
+    """:func:`_window_participation` of some rows at a time."""
+    step = max(1, _ENTRIES_AT_ONCE // h.size)
+    count = len(by_device[0][0])
+    parts = [
+        _window_participation(groups, h, [(device[first : first + step], change[first : first + step]) for device, change in by_device])
+        for first in range(0, count, step)
+    ]
+    return np.concatenate(parts) if parts else np.zeros((0, groups.arrays.num_tasks))
+
+
+def _window_participation(groups: ParticipationGroups, h: FloatArray, by_device: Sequence[tuple[IntArray, FloatArray]]) -> FloatArray:
+    """How changes of h (see :class:`Estimator`) change Σ 2c d²/H of every task, shape (n, J): only in the windows that they touch."""
+    count = len(by_device[0][0])
+    touched = np.zeros((count, *groups.shape[1:]), dtype=bool)
+    for _, change in by_device:
+        touched |= change != 0
+    row, task, window = np.nonzero(touched)
+    after = h[:, task, window].copy()
+    entry = np.arange(len(row))
+    for device, change in by_device:
+        after[device[row], entry] += change[row, task, window]
+    before = groups.square(h)[task, window]
+    weight, dissimilarity = groups.arrays.aggregation_weight[:, task], groups.arrays.dissimilarity[:, task]
+    after = np.maximum(after, 0.0)
+    total, distance = after.sum(axis=0), participation_distance(after, weight, dissimilarity)
+    square = np.divide(distance**2, total, out=np.zeros_like(total), where=total > 0)
+    tasks = groups.arrays.num_tasks
+    more = np.bincount(row * tasks + task, weights=square - before, minlength=count * tasks)
+    return groups.factor * more.reshape(count, tasks)

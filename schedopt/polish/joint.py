@@ -17,6 +17,7 @@ import numpy as np
 from schedopt.bounds.async_schedule import STALE_FACTOR, Aggregates, aggregate
 from schedopt.formulation.candidates import Candidates, Columns, Prices, make_columns, price, price_columns, steps_limit
 from schedopt.formulation.resources import group_energy_j
+from schedopt.participation import participation_groups
 from schedopt.polish.estimate import Estimator, Ledger, current_columns, ledger
 from schedopt.polish.moves import NEAR_MISS, Move, rows_of
 from schedopt.polish.prices import marginal_prices
@@ -27,8 +28,8 @@ from schedopt.state import Merit, State
 
 __all__ = ["joint_moves"]
 
-#: Plans of each device that are paired with those of another.
-_PLANS = 600
+#: Plans of each device that are paired with those of another; fewer where participation is judged by windows, which takes longer.
+_PLANS, _PLANS_BY_WINDOWS = 600, 200
 #: Moves that are tried for each pair of devices.
 _TRIED = 3
 
@@ -36,7 +37,8 @@ _TRIED = 3
 @dataclass(frozen=True)
 class _Plans:
     """Plans of one device. ``option``: in each slot, which of the device's options ends there (0 = none), shape (plans, G);
-    ``h``, ``error``: sums over the plan, shape (plans, J); ``noise``, ``span``: N_g and Σ h κ of what spans an instant, (plans, J, G+1).
+    ``h``, ``error``: sums over the plan, shapes (plans, J[, M]) and (plans, J); ``noise``, ``span``: N_g and Σ h κ of what spans an
+    instant, (plans, J, G+1).
     """
 
     option: IntArray
@@ -66,9 +68,10 @@ def joint_moves(problem: Problem, candidates: Candidates, state: State, merit: M
     a = problem.arrays
     prices = marginal_prices(problem, state, merit)
     options = [_options(problem, candidates, state, prices, i) for i in range(a.num_devices)]
-    plans = [_cheapest_plans(a.slots, each) for each in options]
+    most_plans = _PLANS if a.windows is None else _PLANS_BY_WINDOWS
+    plans = [_cheapest_plans(a.slots, each, most_plans) for each in options]
     sums = aggregate(a, state.schedule)
-    now = ledger(candidates, current_columns(candidates, state), prices)
+    now = ledger(candidates, current_columns(candidates, state), prices, participation_groups(problem))
     estimate = Estimator(problem, state, merit)
     energy_price = float(prices.energy.min())
     staleness = _staleness_scale(problem) * (sums.noise_instant * sums.stale_span).sum(axis=1)
@@ -118,7 +121,7 @@ def _options(problem: Problem, candidates: Candidates, state: State, prices: Pri
         ending = rows.end == g + 1
         number[ending] = np.arange(1, np.count_nonzero(ending) + 1)
     cost, sums = price_columns(candidates, columns, prices), aggregate(problem.arrays, rows)
-    return _Options(rows, number, cost, ledger(candidates, columns, prices), sums)
+    return _Options(rows, number, cost, ledger(candidates, columns, prices, participation_groups(problem)), sums)
 
 
 def _columns(candidates: Candidates, k: IntArray, steps: FloatArray, batch: FloatArray, energy_j: FloatArray) -> Columns:
@@ -149,8 +152,8 @@ def _resized(problem: Problem, candidates: Candidates, columns: Columns) -> Colu
     return everything
 
 
-def _cheapest_plans(slots: int, options: _Options) -> _Plans:
-    """The :data:`_PLANS` cheapest sets of disjoint options at the marginal prices."""
+def _cheapest_plans(slots: int, options: _Options, most: int) -> _Plans:
+    """The ``most`` cheapest sets of disjoint options at the marginal prices."""
     kept: list[list[tuple[float, tuple[int, ...]]]] = [[(0.0, ())]]
     for g in range(slots):
         ending = [(float(options.cost[m]), int(options.rows.start[m]), int(m)) for m in options.ending(g)]
@@ -160,14 +163,14 @@ def _cheapest_plans(slots: int, options: _Options) -> _Plans:
                 for total, plan in kept[begin]:
                     yield total + cost, (*plan, index)
 
-        kept.append(heapq.nsmallest(_PLANS, [*kept[-1], *extended()]))
+        kept.append(heapq.nsmallest(most, [*kept[-1], *extended()]))
     chosen = [plan for _, plan in kept[-1]]
     owner = np.repeat(np.arange(len(chosen)), [len(plan) for plan in chosen])
     flat = np.array([index for plan in chosen for index in plan], dtype=np.int64)
     option = np.zeros((len(chosen), slots), dtype=np.int64)
     option[owner, options.rows.end[flat] - 1] = options.number[flat]
-    tasks = options.ledger.h.shape[1]
-    h, error = np.zeros((len(chosen), tasks)), np.zeros((len(chosen), tasks))
+    tasks = options.ledger.error.shape[1]
+    h, error = np.zeros((len(chosen), *options.ledger.h.shape[1:])), np.zeros((len(chosen), tasks))
     np.add.at(h, owner, options.ledger.h[flat])
     np.add.at(error, owner, options.ledger.error[flat])
     noise, opened = np.zeros((len(chosen), tasks, slots + 1)), np.zeros((len(chosen), tasks, slots + 1))
@@ -203,7 +206,9 @@ def _pair_energy(problem: Problem, options: tuple[_Options, _Options], plans: tu
 
 
 def _staleness_scale(problem: Problem) -> FloatArray:
-    """What multiplies Σ_k N_k Σ h κ in the scaled T_stale of each task, shape (J,)."""
+    """What multiplies Σ_k N_k Σ h κ in the scaled T_stale of each task, shape (J,); with windows, whose T_stale is another, nothing."""
+    if problem.arrays.windows is not None:
+        return np.zeros(problem.arrays.num_tasks)
     return problem.arrays.term_scale[TERMS.index("stale")] * STALE_FACTOR * problem.arrays.smoothness**2
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from schedopt.bounds.async_schedule import FACTOR, STALE_FACTOR, aggregate, fixed_terms
 from schedopt.formulation.candidates import Prices
 from schedopt.formulation.resources import marginal_bandwidth_value
+from schedopt.participation import over_groups, participation_groups
 from schedopt.problem import TERMS, Problem
 from schedopt.state import Merit, State
 
@@ -35,23 +38,14 @@ def marginal_prices(problem: Problem, state: State, merit: Merit) -> Prices:
         noise = np.where(np.isfinite(a.target), merit.target_price * np.where(missed, 1.0, 1.0 / merit.factor), 0.0)
         value = noise * np.where(np.isfinite(a.target), a.target, 0.0) / FACTOR
     worth = np.broadcast_to(value, a.has_data.shape)
-    if problem.objective.participation == "horizon":
-        off = sums.h_device - a.aggregation_weight * sums.h_total
-        sign = np.sign(off) * a.dissimilarity
-        distance = (np.abs(off) * a.dissimilarity).sum(axis=0)
-        slope = 2.0 * distance / h * (sign - (sign * a.aggregation_weight).sum(axis=0)) - distance**2 / h**2
-        # the first device of an untrained task is all of H: d = Σ_k |1[k = i] − λ_k| δ_k h
-        share = a.aggregation_weight * a.dissimilarity
-        alone = share.sum(axis=0) + a.dissimilarity - 2.0 * share
-        slope = np.where(trained, slope, alone**2)
-        worth = worth - noise * 2.0 * scale["part"] * slope
-    stale = (noise * scale["stale"] * STALE_FACTOR * a.smoothness**2)[:, None]
+    groups = participation_groups(problem)
+    if groups.factor > 0.0:
+        slope = groups.slopes(groups.sums(state.schedule.device, state.schedule.task, state.schedule.end, sums.h))
+        worth = over_groups(value, slope) - over_groups(noise, slope) * groups.factor * slope
     bandwidth = energy * marginal_bandwidth_value(a, state.schedule)
-    return Prices(
-        energy=np.full(a.num_devices, max(energy, 1e-12)),
-        bandwidth=bandwidth,
-        value=worth,
-        noise=noise,
-        span_h=stale * sums.noise_instant,
-        instant_noise=stale * sums.stale_span,
-    )
+    prices = Prices(energy=np.full(a.num_devices, max(energy, 1e-12)), bandwidth=bandwidth, value=worth, noise=noise)
+    if a.windows is not None:
+        # T_stale of windows is no such sum over instants; small as it is, moves are judged without it
+        return prices
+    stale = (noise * scale["stale"] * STALE_FACTOR * a.smoothness**2)[:, None]
+    return replace(prices, span_h=stale * sums.noise_instant, instant_noise=stale * sums.stale_span)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from schedopt.formulation.candidates import Candidates, Columns, Priced, Prices, best_paths, price, price_columns
+from schedopt.participation import participation_groups
 from schedopt.polish.estimate import Estimator, Ledger, current_columns, ledger
 from schedopt.polish.moves import FEW_CANDIDATES, NEAR_MISS, Move, rows_of
 from schedopt.polish.prices import marginal_prices
@@ -27,7 +28,7 @@ def single_moves(problem: Problem, candidates: Candidates, state: State, merit: 
     """
     prices = marginal_prices(problem, state, merit)
     columns = current_columns(candidates, state)
-    now = ledger(candidates, columns, prices)
+    now = ledger(candidates, columns, prices, participation_groups(problem))
     estimate = Estimator(problem, state, merit)
     moves: list[Move] = []
     for factor in SIZES if len(candidates) <= FEW_CANDIDATES else SIZES[:1]:
@@ -44,7 +45,7 @@ def _insertions(candidates: Candidates, estimate: Estimator, now: Ledger, column
     device, start, end = candidates.device[k], candidates.start[k], candidates.end[k]
     shape = (problem.arrays.num_devices, problem.arrays.slots + 1)
     freed = Ledger(*(_overlapped(shape, state.schedule, getattr(now, name), device, start, end) for name in now.__dataclass_fields__))
-    change = ledger(candidates, columns, prices) - freed
+    change = ledger(candidates, columns, prices, participation_groups(problem)) - freed
     gain = estimate(change, [(device, change.h)])
     order = np.argsort(-gain, kind="stable")
     least = -NEAR_MISS * abs(estimate.merit(state)) if len(candidates) <= FEW_CANDIDATES else 0.0

@@ -1,7 +1,7 @@
 r"""From the duals of a node's program to a bound that holds whatever they are (see :mod:`schedopt.cuts` for the inequality).
 
 With prices ρ_jz ≥ 0 of the rows of N at z, |pull_ij| ≤ D_j δ_ij, D_j = Σ_z 4c z ρ_jz, Z_j = Σ_z 2c z² ρ_jz (c: the term's scale)
-and fees f_l ≥ 0 of limits,
+and fees f_l ≥ 0 of limits (by windows, pulls and what they add to the worth of H are those of :mod:`schedopt.participation`),
 
     V ≥ Σ_j π_j H_j − Σ_j ρ_j N_j + K,     ρ_j = Σ_z ρ_jz,   π_j = t_j − Σ_i λ_ij pull_ij − Z_j   for any t,
     K = Σ_i (cheapest plan at value t_j − pull_ij of h, with the fees) − Σ_g ν_g band − … − Σ_l ± f_l count_l.
@@ -17,11 +17,11 @@ from schedopt.bounds.async_schedule import FACTOR
 from schedopt.cuts import ROUNDING, Cut, positive_prices
 from schedopt.formulation.candidates import Candidates, Columns, Prices, best_paths, price
 from schedopt.objective import needed_tasks
+from schedopt.participation import ParticipationGroups, over_groups, participation_groups
 from schedopt.problem import FloatArray, Problem
 from schedopt.proof.nodes import Node
 from schedopt.proof.pricing import PriceTables
 from schedopt.proof.program import Duals
-from schedopt.sca.master import horizon_weight
 from schedopt.sca.pool import promising_columns
 
 __all__ = ["NodeCut", "node_cut"]
@@ -37,27 +37,34 @@ class NodeCut:
 
 def node_cut(problem: Problem, candidates: Candidates, tables: PriceTables, node: Node, duals: Duals, scale: float) -> NodeCut:
     """The cut at ``duals``. ``scale``: size of the objective, for the least price of energy."""
-    a, factor = problem.arrays, horizon_weight(problem)
-    noise = np.maximum(duals.noise, 0.0)
-    rho = noise.sum(axis=1)
-    reach = 2.0 * factor * (noise * duals.tangent).sum(axis=1) * a.dissimilarity
-    pull = np.clip(duals.pull, -reach, reach)
-    offset = (pull * a.aggregation_weight).sum(axis=0) + factor * (noise * duals.tangent**2).sum(axis=1)
+    a = problem.arrays
+    rho, pull, offset = _participation(participation_groups(problem), duals)
     active = needed_tasks(problem)
     if problem.objective.mode == "min_energy":
         h_price = rho * np.where(active, a.target, 0.0) / FACTOR
     else:
-        h_price = np.where(active, duals.task_value - offset, 0.0)
+        h_price = np.where(active, duals.task_value - (offset if pull.ndim == 2 else 0.0), 0.0)
     energy, off = _energy_prices(problem, duals, scale)
     off -= float(duals.bandwidth.sum() * a.bandwidth_hz)
     off -= sum(float(fee) * limit.sign * limit.count for fee, limit in zip(duals.fees, node.limits, strict=True))
-    value = np.where(active, h_price + offset - pull, 0.0)
+    value = np.where(over_groups(active, pull), over_groups(h_price, pull) + offset - pull, 0.0)
     prices = Prices(energy, duals.bandwidth, value, np.where(active, rho, 0.0))
     lower, columns = _priced(candidates, tables, prices, node, duals.fees)
     plans = best_paths(candidates, lower)
     size = abs(off) + float(np.abs(plans.value).sum()) + float(np.abs(duals.fees).sum())
     level = off + float(plans.value.sum()) - ROUNDING * size
     return NodeCut(Cut(h_price, np.where(active, rho, 0.0), level), promising_columns(candidates, columns, plans))
+
+
+def _participation(groups: ParticipationGroups, duals: Duals) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Price of N (J,), pulls (I, J[, M]), and what they add to the worth of H (J[, M]); a window's H has no price of its own."""
+    noise = np.maximum(duals.noise, 0.0)
+    rho = noise.sum(axis=1)
+    if groups.free:
+        return rho, *groups.multipliers(duals.pull, rho, duals.pull, rho)
+    reach = 2.0 * groups.factor * (noise * duals.tangent).sum(axis=1) * groups.dissimilarity
+    pull = np.clip(duals.pull, -reach, reach)
+    return rho, pull, (pull * groups.weight).sum(axis=0) + groups.factor * (noise * duals.tangent**2).sum(axis=1)
 
 
 def _energy_prices(problem: Problem, duals: Duals, scale: float) -> tuple[FloatArray, float]:

@@ -26,6 +26,8 @@ __all__ = ["PriceTables", "TablePrices"]
 
 #: Upload times of the tables: bounds are off by the square of their spacing.
 _TIMES = 48
+#: Fewer of them where there are many pairs of a template and its steps, so that the tables stay small; but at least so many.
+_MOST_ENTRIES, _FEWEST_TIMES = 1 << 23, 12
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class PriceTables:
     def __init__(self, candidates: Candidates, times: int = _TIMES) -> None:
         self.candidates = candidates
         a = candidates.arrays
-        best, self.template = candidates.templates
+        best, self.template = candidates.compute_templates
         self.best = best
         # which steps are possible at which upload time does not depend on the channel: the best one of all keeps all of them
         self.blocks = blocks_of(best, best.block[best.task], best.steps[best.task])
@@ -55,6 +57,7 @@ class PriceTables:
         self.uploads = candidates.uploads.take(first)
         self.upload_device, self.upload_slot = candidates.device[first], candidates.end[first] - 1
         shortest = float(candidates.uploads.shortest_s.min(initial=a.slot_s))
+        times = min(times, max(_FEWEST_TIMES, _MOST_ENTRIES // max(len(self.blocks), 1)))
         self.times = np.geomspace(min(shortest, a.slot_s), a.slot_s * (1.0 - MARGIN), times)
         owner = self.blocks.candidate
         self.owners, self.first = np.unique(owner, return_index=True)

@@ -4,6 +4,7 @@ r"""A node's linear program over columns, whose duals are the prices of its boun
     s.t. rows of devices, band, budgets and the energy limit as in :mod:`schedopt.sca.master`,
          H_j = Σ h_k x_k,   v ≥ tangents of 1/H,   r ≥ N/H (McCormick, on the node's box),
          N_j ≥ Σ n_k x_k + 2c(2 z d_j − z² H_j) for some z,   d_j = Σ_i |h_ij − λ_ij H_j| δ_ij    (participation "horizon")
+         N_j ≥ Σ n_k x_k + Σ_m p_jm,   p_jm ≥ 2c(2 z d_jm − z² H_jm) for some z,   d_jm = Σ_i |h_ijm − λ_ij c_jm| δ_ij    (by windows)
          (8/3)(C_j + N_j) ≤ ε_j H_j instead of ratios in mode min_energy,   limits on numbers of assignments.
 
 Everything is scaled to order one. Rows that columns may not be able to meet have slack at a price far above what they are worth.
@@ -20,9 +21,10 @@ import scipy.sparse as sp
 from schedopt.bounds.async_schedule import FACTOR, fixed_terms
 from schedopt.formulation.candidates import Candidates, Columns
 from schedopt.objective import needed_tasks
+from schedopt.participation import participation_groups
 from schedopt.problem import FloatArray, IntArray, Problem
 from schedopt.proof.nodes import Limit, Node
-from schedopt.sca.master import MasterPoint, horizon_weight
+from schedopt.sca.master import MasterPoint
 
 __all__ = ["Duals", "NodeProgram", "NodeSolution"]
 
@@ -33,6 +35,8 @@ _TANGENTS = 8
 _SPREAD = (0.5, 0.8, 0.95, 1.0, 1.05, 1.25, 2.0)
 #: How near the solution's d/H must be to a tangent's (relative) for d²/H to be hardly underestimated there.
 _NEAR = 0.03
+#: Tangents of a window's d²/H are at a z of at least this share of the largest δ.
+_LEAST_Z = 0.02
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Duals:
     """Duals in the problem's units; all but ``task_value`` are of inequalities and have the sign that makes them prices.
 
     ``bandwidth`` (G,), ``budget`` (I,) and ``limit`` per J; ``task_value`` (J,) per unit of H; ``noise`` (J, Z) of the rows of N at
-    ``tangent`` z (J, Z); ``pull`` (I, J): price of h by participation; ``fees``: of the node's limits.
+    ``tangent`` z (J, Z); ``pull`` (I, J[, M]): price of h by participation; ``fees``: of the node's limits.
     """
 
     bandwidth: FloatArray
@@ -102,20 +106,25 @@ class NodeProgram:
         self.tasks = np.flatnonzero(needed_tasks(problem))
         self.energy_weight = {"weighted": problem.objective.energy_weight, "min_energy": 1.0, "min_bound": 0.0}[mode]
         self.limit_j = problem.objective.total_energy_j if mode == "min_bound" else None
-        self.horizon = horizon_weight(problem)
+        self.groups = participation_groups(problem)
         self.limited = np.flatnonzero(np.isfinite(a.energy_budget_j))
         #: whether the last program had no tangent of d²/H near its solution
         self.loose = False
-        #: z where d²/H was last seen, shape (J,)
-        self.z = (np.abs(point.h_device - a.aggregation_weight * point.h) * a.dissimilarity).sum(axis=0) / self.h0
+        #: z where d²/H was last seen, shape (J[, M])
+        total = np.maximum(point.h_device.sum(axis=0), 1e-300) if self.groups.free else self.h0
+        self.z = self.groups.distance(point.h_device, point.h) / total
 
     def solve(self, node: Node, columns: Columns) -> NodeSolution | None:
         """Optimum over ``columns`` (those that the node allows); None if the solver fails."""
         self.columns, self.count = columns, len(self.tasks)
         self.device = self.candidates.device[columns.candidate]
         self.place = np.searchsorted(self.tasks, self.candidates.task[columns.candidate])
+        self.windows = _Windows.of(self) if self.groups.free else None
         a, count = self.problem.arrays, self.count
-        widths = {"x": len(columns), "h": count, "n": count, "v": count, "r": count, "d": a.num_devices * count if self.horizon else 0}
+        cells = 0 if self.windows is None else len(self.windows.cells)
+        judged = cells or count * self.groups.over_horizon
+        widths = {"x": len(columns), "h": count, "n": count, "v": count, "r": count, "d": a.num_devices * judged}
+        widths |= {"fair": cells, "part": cells}
         widths |= {"more": count, "fewer": count, "miss": len(node.limits), "over": 1}
         rows, tangents = self._rows(node)
         cost = self._costs(widths)
@@ -212,15 +221,19 @@ class NodeProgram:
         eye = sp.identity(count, format="csr")
         error = self._matrix(self.place, self.columns.error / h0[self.place], count)
         rows.add("least", np.zeros(count), h=sp.diags(self.least[self.tasks], format="csr"), n=-eye)
-        if not self.horizon:
+        if self.windows is not None:
+            self._window_rows(rows, error, self.windows)
+            return np.zeros((count, 1))
+        if not self.groups.over_horizon:
             rows.add("error0", np.zeros(count), x=error, n=-eye)
             return np.zeros((count, 1))
+        factor = self.groups.factor
         tangents = self.z[self.tasks][:, None] * np.array(_SPREAD)
         fold = sp.csr_matrix(np.tile(np.eye(count), (1, a.num_devices)))
         for k in range(tangents.shape[1]):
             z = tangents[:, k]
-            distance = sp.diags(2.0 * self.horizon * z, format="csr") @ fold
-            rows.add(f"error{k}", np.zeros(count), x=error, n=-eye, d=distance, h=sp.diags(-self.horizon * z**2, format="csr"))
+            distance = sp.diags(2.0 * factor * z, format="csr") @ fold
+            rows.add(f"error{k}", np.zeros(count), x=error, n=-eye, d=distance, h=sp.diags(-factor * z**2, format="csr"))
         pairs = a.num_devices * count
         delta, share = a.dissimilarity[:, self.tasks].ravel(), a.aggregation_weight[:, self.tasks].ravel()
         pair = self.device * count + self.place
@@ -230,6 +243,41 @@ class NodeProgram:
         rows.add("above", np.zeros(pairs), x=own, h=-fair, d=apart)
         rows.add("below", np.zeros(pairs), x=-own, h=fair, d=apart)
         return tangents
+
+    def _window_rows(self, rows: _Rows, error: sp.csr_matrix, windows: _Windows) -> None:
+        """Rows of N, of d²/H by tangents, and of the distances, over the windows that have columns."""
+        a, cells, task = self.problem.arrays, len(windows.cells), windows.task
+        h = self.columns.h / self.h0[self.tasks][self.place]
+        per_task = sp.csr_matrix((np.ones(cells), (np.searchsorted(self.tasks, task), np.arange(cells))), shape=(self.count, cells))
+        rows.add("error0", np.zeros(self.count), x=error, n=-sp.identity(self.count, format="csr"), part=per_task)
+        fold, total = sp.csr_matrix(np.tile(np.eye(cells), (1, a.num_devices))), self._matrix(windows.of_column, h, cells)
+        for k in range(len(_SPREAD)):
+            z = self.groups.factor * windows.tangents[:, k]
+            square = sp.diags(-z * windows.tangents[:, k], format="csr") @ total
+            distance = sp.diags(2.0 * z, format="csr") @ fold
+            rows.add(f"window{k}", np.zeros(cells), x=square, d=distance, part=-sp.identity(cells, format="csr"))
+        pairs = a.num_devices * cells
+        delta, share = a.dissimilarity[:, task].ravel(), a.aggregation_weight[:, task].ravel()
+        pair = self.device * cells + windows.of_column
+        own = self._matrix(pair, delta[pair] * h, pairs)
+        fair = sp.csr_matrix((delta * share, (np.arange(pairs), np.tile(np.arange(cells), a.num_devices))), shape=(pairs, cells))
+        apart = -sp.identity(pairs, format="csr")
+        rows.add("above", np.zeros(pairs), x=own, fair=-fair, d=apart)
+        rows.add("below", np.zeros(pairs), x=-own, fair=fair, d=apart)
+
+    def _window_pulls(self, price: FloatArray, rows: _Rows, part: dict[str, FloatArray], windows: _Windows) -> FloatArray:
+        """Prices of h by participation, shape (I, J, M); remembers where d²/H was seen."""
+        a, task, window = self.problem.arrays, windows.task, windows.window
+        pull = np.zeros(self.groups.shape)
+        found = (price[rows.place["above"]] - price[rows.place["below"]]).reshape(a.num_devices, -1)
+        pull[:, task, window] = a.dissimilarity[:, task] * found / self.h0[task]
+        h = np.bincount(windows.of_column, weights=part["x"] * self.columns.h, minlength=len(task)) / self.h0[task]
+        d = part["d"].reshape(found.shape).sum(axis=0)
+        seen = h > 1e-9
+        self.z[task[seen], window[seen]] = d[seen] / h[seen]
+        z = np.maximum(d[seen] / h[seen], windows.least[seen])
+        self.loose = bool(np.any(np.abs(windows.tangents[seen] - z[:, None]).min(axis=1) > _NEAR * z))
+        return pull
 
     def _ratio_rows(self, rows: _Rows, node: Node) -> None:
         assert node.box is not None
@@ -258,7 +306,7 @@ class NodeProgram:
 
         noise = np.stack([price[rows.place[f"error{k}"]] for k in range(tangents.shape[1])]) / h0
         pull = np.zeros((a.num_devices, count))
-        if self.horizon:
+        if self.groups.over_horizon:
             delta = a.dissimilarity[:, self.tasks]
             pull = delta * (price[rows.place["above"]] - price[rows.place["below"]]).reshape(pull.shape) / h0
             h, d = part["h"], part["d"].reshape(pull.shape).sum(axis=0)
@@ -275,11 +323,37 @@ class NodeProgram:
             task_value=spread(-self.unit * dual[rows.count :] / h0),
             noise=spread(noise).T,
             tangent=spread(tangents.T).T,
-            pull=spread(pull),
+            pull=spread(pull) if self.windows is None else self._window_pulls(price, rows, part, self.windows),
             fees=price[rows.place["limits"]] if node.limits else np.zeros(0),
         )
         h, n = self.h0[self.tasks] * part["h"], h0 * part["n"]
         return NodeSolution(self.columns, self.unit * self.value, h, n, part["v"] / h0, part["r"], np.maximum(part["x"], 0.0), duals)
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Windows that have columns: ``cells`` task·M + m, their ``task`` and ``window``; ``of_column``: which one each column is in.
+
+    ``tangents``: z of each, shape (cells, Z); ``least``: least z of each.
+    """
+
+    cells: IntArray
+    task: IntArray
+    window: IntArray
+    of_column: IntArray
+    tangents: FloatArray
+    least: FloatArray
+
+    @classmethod
+    def of(cls, program: NodeProgram) -> _Windows:
+        candidates, count = program.candidates, program.groups.shape[2]
+        k = program.columns.candidate
+        number = candidates.task[k] * count + program.groups.number(candidates.end[k])
+        cells, of_column = np.unique(number, return_inverse=True)
+        task, window = cells // count, cells % count
+        least = _LEAST_Z * program.problem.arrays.dissimilarity.max(axis=0)[task]
+        z = np.maximum(program.z[task, window], least)
+        return cls(cells, task, window, of_column, z[:, None] * np.array(_SPREAD), least)
 
 
 def _highs_of(

@@ -4,6 +4,8 @@ r"""The restricted master: a small convex program over priced columns.
     s.t. Σ_{k of i covering slot g} x_k ≤ 1,   Σ_{k uploading in g} W_k x_k ≤ band,   Σ_{k of i} E_k x_k ≤ budget_i,
          H_j = Σ h_k x_k,   N_j ≥ Σ n_k x_k + 2c d_j²/H_j,   d_j = Σ_i |h_ij − λ_ij H_j| δ_ij  (participation "horizon"),   x ≥ 0.
 
+Participation by windows has such a d²/H for every window m, with a free c_jm in place of H_j (:mod:`schedopt.participation`).
+
 By convexity of an assignment's resources, columns of one candidate may be mixed. The duals are the prices at which
 :mod:`schedopt.formulation.candidates` looks for better columns. Everything is scaled to order one before a solver sees it.
 """
@@ -19,11 +21,12 @@ import scipy.sparse as sp
 from schedopt.bounds.async_schedule import FACTOR, fixed_terms
 from schedopt.formulation.candidates import Candidates, Columns, Prices
 from schedopt.formulation.tables import PlanColumns
-from schedopt.problem import TERMS, FloatArray, Problem
+from schedopt.participation import participation_groups
+from schedopt.problem import FloatArray, Problem
 from schedopt.sca.conic import solve_conic
 from schedopt.sca.surrogates import RatioModel
 
-__all__ = ["MasterPoint", "MasterScale", "cover_rows", "horizon_weight", "solve_master", "solve_columns_master", "solve_point_master"]
+__all__ = ["MasterPoint", "MasterScale", "cover_rows", "solve_master", "solve_columns_master", "solve_point_master"]
 
 #: What a unit of slack in a target or energy row costs, relative to the objective's scale.
 _SLACK_PRICE = 1e3
@@ -43,10 +46,10 @@ class MasterScale:
 class MasterPoint:
     """Solution of a master.
 
-    ``columns`` that it was solved over and their ``weights`` x; ``h_device`` (I, J); ``h``, ``error`` (J,): H and N with the
-    participation part; ``energy_j``: total;
-    ``slack``: how far targets or the energy limit are missed (relative); ``prices``: for pricing; ``task_value`` (J,): price of H_j
-    alone (``prices.value`` less the participation part).
+    ``columns`` that it was solved over and their ``weights`` x; ``h_device`` (I, J[, M]): Σ h by window where participation is judged
+    so; ``h``, ``error`` (J,): H and N with the participation part; ``energy_j``: total;
+    ``slack``: how far targets or the energy limit are missed (relative); ``prices``: for pricing; ``task_value`` (J[, M]): price of H
+    alone (``prices.value`` less what devices are paid or charged for being off their share of it).
     """
 
     columns: Columns | PlanColumns
@@ -61,13 +64,6 @@ class MasterPoint:
     value: float
     #: worth of all device-slots at the optimum: −Σ of the best plans' values if no better column exists
     slot_value: float
-
-
-def horizon_weight(problem: Problem) -> float:
-    """Factor 2c of d²/H in N when participation is judged over the horizon, else zero."""
-    if problem.objective.participation != "horizon":
-        return 0.0
-    return 2.0 * problem.arrays.term_scale[TERMS.index("part")]
 
 
 def cover_rows(columns: PlanColumns, slots: int) -> sp.csr_matrix:
@@ -90,6 +86,7 @@ class _Program:
 
     def __init__(self, problem: Problem, columns: PlanColumns, scale: MasterScale) -> None:
         self.problem, self.arrays, self.columns, self.scale = problem, problem.arrays, columns, scale
+        self.groups = participation_groups(problem)
         self.device, self.task = columns.device, columns.task
         self.end = columns.end
         self.x = cp.Variable(len(columns), nonneg=True)
@@ -119,12 +116,15 @@ class _Program:
     def _aggregate_rows(self) -> None:
         a, columns, scale = self.arrays, self.columns, self.scale.h
         errors = self._matrix(self.task, columns.error / scale[self.task], a.num_tasks) @ self.x
-        self.horizon = horizon_weight(self.problem)
-        if self.horizon == 0.0:
+        if self.groups.factor == 0.0:
             total = self._matrix(self.task, columns.h / scale[self.task], a.num_tasks) @ self.x
             self.h_row = self.h == total
             self.error_row = self.error >= errors
             self.rows += [self.h_row, self.error_row]
+            return
+        if self.groups.free:
+            self.rows.append(self.error >= errors + self.groups.factor * self._window_rows())
+            self.error_row = self.rows[-1]
             return
         pair = self.device * a.num_tasks + self.task
         per_device = self._matrix(pair, columns.h / scale[self.task], a.num_devices * a.num_tasks) @ self.x
@@ -139,8 +139,33 @@ class _Program:
         self.rows += [self.pair_row, self.h_row, distance >= off, distance >= -off]
         self.d = fold @ distance
         participation = cp.hstack([cp.quad_over_lin(self.d[j], self.h[j]) for j in range(a.num_tasks)])
-        self.error_row = self.error >= errors + self.horizon * participation
+        self.error_row = self.error >= errors + self.groups.factor * participation
         self.rows.append(self.error_row)
+
+    def _window_rows(self) -> cp.Expression:
+        """Rows of H by window; returns Σ_m d_jm²/H_jm of every task. Windows without columns are left out, as are pairs without data."""
+        a, columns, tasks = self.arrays, self.columns, self.arrays.num_tasks
+        number = self.task * self.groups.shape[2] + self.groups.number(self.end)
+        self.cells = np.unique(number)
+        owner = self.cells // self.groups.shape[2]
+        cell, device = np.nonzero(a.has_data[:, owner].T)
+        self.pair_device, self.pair_cell = device, cell
+        # pairs are ordered by cell, then device
+        first, rank = np.searchsorted(cell, np.searchsorted(self.cells, number)), np.cumsum(a.has_data, axis=0) - 1
+        pair = first + rank[self.device, self.task]
+        fold = sp.csr_matrix((np.ones(len(cell)), (cell, np.arange(len(cell)))), shape=(len(self.cells), len(cell)))
+        per_task = sp.csr_matrix((np.ones(len(owner)), (owner, np.arange(len(owner)))), shape=(tasks, len(owner)))
+        self.h_device, self.h_cell = cp.Variable(len(cell)), cp.Variable(len(owner))
+        self.pair_row = self.h_device == self._matrix(pair, columns.h / self.scale.h[self.task], len(cell)) @ self.x
+        self.cell_row = self.h_cell == fold @ self.h_device
+        self.h_row = self.h == per_task @ self.h_cell
+        delta, share = a.dissimilarity[device, owner[cell]], a.aggregation_weight[device, owner[cell]]
+        fair, distance, square = cp.Variable(len(owner)), cp.Variable(len(cell)), cp.Variable(len(owner))
+        off = cp.multiply(delta, self.h_device) - cp.multiply(delta * share, fold.T @ fair)
+        self.rows += [self.pair_row, self.cell_row, self.h_row, distance >= off, distance >= -off]
+        # d² ≤ s H
+        self.rows.append(cp.SOC(square + self.h_cell, cp.vstack([2.0 * (fold @ distance), square - self.h_cell]), axis=0))
+        return per_task @ square
 
     def objective(self, model: RatioModel, energy_price: float, prox: float) -> cp.Expression:
         """Objective over the scale; ``prox`` weighs ½‖H/H0 − 1‖² around the scale's H0, the last iterate."""
@@ -169,13 +194,27 @@ class _Program:
         if len(self.limited):
             energy[self.limited] += unit * np.maximum(self.budget.dual_value, 0.0) / a.energy_budget_j[self.limited]
         task_value = unit * np.asarray(self.h_row.dual_value) / self.scale.h
-        if self.horizon == 0.0:
+        if self.groups.factor == 0.0:
             value = np.broadcast_to(task_value, a.has_data.shape)
+        elif self.groups.free:
+            task_value, value = self._window_values(task_value)
         else:
             value = unit * np.asarray(self.pair_row.dual_value).reshape(a.has_data.shape) / self.scale.h
         bandwidth = unit * np.maximum(self.spectrum.dual_value, 0.0) / a.bandwidth_hz
         noise = unit * np.maximum(self.error_row.dual_value, 0.0) / self.scale.h
         return Prices(energy, bandwidth, value, noise), task_value
+
+    def _window_values(self, task_value: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Prices of H by window, and of each device's part of it; where a window has no columns they are those of H over all windows."""
+        windows = self.groups.shape[2]
+        owner, window = self.cells // windows, self.cells % windows
+        per_window = self.groups.spread(task_value)
+        unit = self.scale.objective / self.scale.h[owner]
+        per_window[owner, window] = unit * np.asarray(self.cell_row.dual_value)
+        value = np.repeat(per_window[None], self.arrays.num_devices, axis=0)
+        cell = self.pair_cell
+        value[self.pair_device, owner[cell], window[cell]] = unit[cell] * np.asarray(self.pair_row.dual_value)
+        return per_window, value
 
 
 def solve_master(
@@ -262,14 +301,9 @@ def _point(program: _Program, prices: Prices, task_value: FloatArray, value: flo
     """Aggregates of the solution, recomputed from x so that they do not carry the solver's residuals."""
     a, columns = program.arrays, program.columns
     x = np.maximum(program.x.value, 0.0)
-    shape = a.has_data.shape
-    pair = program.device * a.num_tasks + program.task
-    h_device = np.bincount(pair, weights=columns.h * x, minlength=shape[0] * shape[1]).reshape(shape)
-    h = h_device.sum(axis=0)
-    error = np.bincount(program.task, weights=columns.error * x, minlength=a.num_tasks)
-    if program.horizon > 0:
-        d = (np.abs(h_device - a.aggregation_weight * h) * a.dissimilarity).sum(axis=0)
-        error = error + program.horizon * np.divide(d**2, h, out=np.zeros_like(h), where=h > 0)
+    h_device = program.groups.sums(program.device, program.task, program.end, columns.h * x)
+    h = program.groups.per_task(h_device.sum(axis=0))
+    error = np.bincount(program.task, weights=columns.error * x, minlength=a.num_tasks) + program.groups.error(h_device)
     slot_value = program.scale.objective * float(np.maximum(program.cover.dual_value, 0.0).sum())
     return MasterPoint(
         columns, x, h_device, h, error, float(columns.energy_j @ x), float(program.slack.value), prices, task_value, value, slot_value

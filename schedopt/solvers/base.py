@@ -10,13 +10,22 @@ from typing import Protocol
 import numpy as np
 
 from schedopt.constraints import validate_schedule
-from schedopt.errors import SolverError
+from schedopt.errors import InputError, SolverError
 from schedopt.objective import evaluate_objective
 from schedopt.problem import Problem
 from schedopt.result import IterationRecord, SolveResult, SolveStatus
 from schedopt.schedule import Schedule
 
-__all__ = ["Incumbent", "ProgressCallback", "Solver", "SolverSettings", "TimeLimitReached", "check_magnitudes"]
+__all__ = [
+    "Incumbent",
+    "ProgressCallback",
+    "Solver",
+    "SolverSettings",
+    "TimeLimitReached",
+    "check_magnitudes",
+    "check_participation",
+    "judges_windows",
+]
 
 ProgressCallback = Callable[[IterationRecord], None]
 
@@ -55,7 +64,8 @@ SMALLEST, LARGEST = 1e-40, 1e40
 
 def check_magnitudes(problem: Problem) -> None:
     """Raise :class:`~schedopt.errors.SolverError` for a positive number of ``problem`` outside [1e-40, 1e40], naming it."""
-    for name, values in {**vars(problem.arrays), "energy_weight": problem.objective.energy_weight}.items():
+    numeric = {name: values for name, values in vars(problem.arrays).items() if isinstance(values, np.ndarray | float | int)}
+    for name, values in {**numeric, "energy_weight": problem.objective.energy_weight}.items():
         numbers = np.atleast_1d(np.asarray(values, dtype=float))
         used = np.isfinite(numbers) & (numbers > 0)
         off = numbers[used & ((numbers < SMALLEST) | (numbers > LARGEST))]
@@ -65,7 +75,7 @@ def check_magnitudes(problem: Problem) -> None:
 
 
 class Solver(Protocol):
-    """A solver variant."""
+    """A solver variant. One whose ``by_windows`` is False refuses problems whose participation is judged by windows."""
 
     name: str
 
@@ -74,6 +84,18 @@ class Solver(Protocol):
     ) -> SolveResult:
         """Return the best schedule found; infeasibility and interruption are values of the result."""
         ...
+
+
+def judges_windows(solver: Solver) -> bool:
+    """Whether a solver handles participation by windows."""
+    return bool(getattr(solver, "by_windows", True))
+
+
+def check_participation(solver: Solver, problem: Problem) -> None:
+    """Raise :class:`~schedopt.errors.InputError` if ``solver`` does not handle the problem's participation."""
+    if problem.arrays.windows is not None and not judges_windows(solver):
+        where = f'objective.participation = {{"window": {problem.arrays.windows.length}}}'
+        raise InputError(f'{where}: solver {solver.name} handles "instant" and "horizon"; use sca or column_generation')
 
 
 class TimeLimitReached(Exception):

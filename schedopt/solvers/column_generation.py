@@ -26,11 +26,12 @@ from schedopt.errors import InfeasibleError
 from schedopt.feasibility import unreachable_reason
 from schedopt.formulation.candidates import Candidates, build_candidates, make_columns
 from schedopt.formulation.tables import PlanColumns, Plans
+from schedopt.participation import participation_groups
 from schedopt.problem import Problem
 from schedopt.repair import repair
 from schedopt.result import SolveResult, SolveStatus
 from schedopt.sca.conic import check_backend
-from schedopt.sca.master import MasterPoint, horizon_weight
+from schedopt.sca.master import MasterPoint
 from schedopt.sca.pool import ColumnPool
 from schedopt.schedule import Schedule
 from schedopt.solvers.assignment_sca import AssignmentSwitches, SearchRun
@@ -153,7 +154,7 @@ class _GenerationRun(SearchRun):
     def _relaxed_plans(self) -> tuple[PlanRelaxation, Schedule]:
         """The relaxation, and one plan per device made of it, resources not yet set."""
         start = self._first_prices()
-        if start is not None and horizon_weight(self.problem) > 0.0:
+        if start is not None and participation_groups(self.problem).over_horizon:
             balanced = balance_devices(self.problem, start, self._ask, self._tick_balance)
             limited = self.problem.objective.mode == "min_energy" or self.problem.objective.total_energy_j is not None
             if balanced.gap <= _BALANCED and not limited:
@@ -208,8 +209,8 @@ class _GenerationRun(SearchRun):
         return prices_for_all(self.problem, devices, relaxed.best)
 
     def _replan(self) -> None:
-        # participation over a horizon has a kink where a device trains its share: marginal prices say nothing there
-        if self.best is None or horizon_weight(self.problem) > 0.0 and self.problem.arrays.num_devices > _SAMPLED_ABOVE:
+        # participation of many uploads has a kink where a device trains its share: marginal prices say nothing there
+        if self.best is None or participation_groups(self.problem).factor > 0.0 and self.problem.arrays.num_devices > _SAMPLED_ABOVE:
             return
         rounds = self.generation.replan_rounds
         replan(

@@ -32,7 +32,7 @@ from schedopt.sca.loop import RelaxedSolution, relaxed_objective
 from schedopt.sca.master import MasterPoint
 from schedopt.sca.pool import ColumnPool
 from schedopt.solvers.assignment_sca import AssignmentSwitches, SearchRun
-from schedopt.solvers.base import Incumbent, ProgressCallback, SolverSettings
+from schedopt.solvers.base import Incumbent, ProgressCallback, SolverSettings, check_participation
 from schedopt.solvers.reasons import why_nothing
 from schedopt.solvers.switches import read_switches
 from schedopt.state import Merit, State, state_of
@@ -86,6 +86,7 @@ class ExactMilp:
     """Discretised problem, solved to proven optimality (``exact_milp``)."""
 
     name = "exact_milp"
+    by_windows = False
     switches = ExactMilpSwitches
 
     def solve(self, problem: Problem, *, settings: SolverSettings, seed: int = 0, progress: ProgressCallback | None = None) -> SolveResult:
@@ -93,6 +94,7 @@ class ExactMilp:
 
         Raises :class:`~schedopt.errors.InputError` above :data:`MAX_CANDIDATES` candidate assignments.
         """
+        check_participation(self, problem)
         check_backend(settings.backend)
         switches = read_switches(self.name, ExactMilpSwitches, settings.switches)
         held = Incumbent(problem, settings, progress)

@@ -5,9 +5,10 @@ then a fixed energy, so that only its effect on the exact bounds changes while t
 
     Ψ_j = (8/3) (fixed_j + Σ error_s + T_stale + T_part) / H_j,
 
-with every term kept exactly. Offers are looked at lazily, device by device: gains mostly shrink as the schedule grows, so a device
-whose gain was low is not looked at before it can be the best. Several caps on the steps, numbers of channels and rules of gain are
-tried; resources are optimised exactly at the end. Tested in ``tests/test_heuristics.py``.
+with every term kept exactly, but for what models move inside windows where participation is judged by them. Offers are looked at
+lazily, device by device: gains mostly shrink as the schedule grows, so a device whose gain was low is not looked at before it can be
+the best. Several caps on the steps, numbers of channels and rules of gain are tried; resources are optimised exactly at the end.
+Tested in ``tests/test_heuristics.py``.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ from schedopt.bounds.async_schedule import (
     LOCAL_DRIFT_FACTOR,
     LOCAL_NOISE_FACTOR,
     STALE_FACTOR,
+    data_error,
     minibatch_variance,
     prox_step_square_sum,
     prox_step_sum,
 )
+from schedopt.bounds.windowed import participation_distance
 from schedopt.formulation.uplink import uploads_of
+from schedopt.participation import participation_groups
 from schedopt.physics import compute_energy_j, transmit_power_w, uplink_rate_bps
 from schedopt.problem import TERMS, FloatArray, IntArray, Problem
 from schedopt.result import SolveResult
@@ -46,6 +50,7 @@ from schedopt.solvers.heuristics import (
     run_heuristic,
     step_grid,
 )
+from schedopt.solvers.window_room import WindowRoom
 
 __all__ = ["GreedyEnergy"]
 
@@ -83,7 +88,7 @@ class _Plan:
 @dataclass(frozen=True)
 class _Offers:
     """What one device may do, arrays of shape (n,); ``option``: index of the number of steps; ``channels``: how many it
-    takes; ``error``: its scaled sum of error terms (without T_stale and the horizon's T_part).
+    takes; ``error``: its scaled sum of error terms (without T_stale and the T_part of groups of uploads).
     """
 
     task: IntArray
@@ -144,12 +149,12 @@ class _Table:
         a, i, j = self.context.arrays, self.device, self.task
         scale = dict(zip(TERMS, a.term_scale, strict=True))
         eta, theta, steps = a.learning_rate[j], a.server_weight[i, j], self.steps.astype(float)
-        shrink, kappa = eta * a.prox[j], (self.end - self.start - 1).astype(float)
+        shrink = eta * a.prox[j]
         sigma2 = minibatch_variance(a.gradient_variance[i, j], self.batch.astype(float), a.samples[i, j].astype(float))
         delta2 = a.dissimilarity[i, j] ** 2
         self.h = eta * theta * prox_step_sum(steps, shrink)
         self.noise = (eta * theta) ** 2 * prox_step_square_sum(steps, shrink) * sigma2
-        drift = scale["data"] * kappa**2 * (a.gradient_drift[i, j] ** 2 + a.mean_gradient_drift[j] ** 2 / 16.0)
+        drift = scale["data"] * data_error(a, i, j, self.start, self.end)
         local = LOCAL_NOISE_FACTOR * steps * sigma2 + LOCAL_DRIFT_FACTOR * steps**2 * delta2
         local = scale["local"] * (a.smoothness[j] * eta) ** 2 * local
         part = scale["part"] * delta2 if self.context.problem.objective.participation == "instant" else 0.0
@@ -215,7 +220,9 @@ class _State:
         self.budget = a.energy_budget_j.copy()
         objective = self.problem.objective
         self.total = np.inf if objective.mode != "min_bound" or objective.total_energy_j is None else objective.total_energy_j
-        self.h_device = np.zeros((a.num_devices, a.num_tasks))
+        self.groups = participation_groups(self.problem)
+        self.h_device = np.zeros(self.groups.shape)
+        self.room = None if a.windows is None else WindowRoom(a, a.windows)
         self.fixed = self.scale["opt"] * a.initial_gap + self.scale["loss"] * (a.slots - 1) * a.loss_drift
         self.step_sum = prox_step_sum(table.grid[None, :].astype(float), (a.learning_rate * a.prox)[:, None])
         self.error = np.zeros(a.num_tasks)
@@ -231,22 +238,43 @@ class _State:
     def _psi_after(self, i: int, offers: _Offers) -> FloatArray:
         """Ψ of the offer's task if device ``i`` takes it, shape (n,)."""
         j = offers.task
-        h_total = self.h_device.sum(axis=0)
+        h_total = self.groups.per_task(self.h_device.sum(axis=0))
         after = h_total[j] + offers.h
         number = self.fixed[j] + self.error[j] + offers.error
         if self.scale["stale"] > 0:
             number = number + self.scale["stale"] * STALE_FACTOR * self.arrays.smoothness[j] ** 2 * self._stale_after(offers)
-        if self.problem.objective.participation == "horizon":
+        if self.groups.over_horizon:
             number = number + self.scale["part"] * self._imbalance(i, h_total)[j, offers.option] / after
+        elif self.groups.free:
+            number = number + self.groups.factor * self._by_windows(i)[j, self.groups.number(offers.end), offers.option]
         return FACTOR * number / after
 
     def _stale_after(self, offers: _Offers) -> FloatArray:
-        """Σ_k N_k Σ_{a<k<b} h κ with the offer, shape (n,)."""
-        j, kappa = offers.task, offers.end - 1 - offers.start
+        """Σ_k N_k Σ_{a<k<b} h κ with the offer, shape (n,); with windows Σ_k N_k Σ h over who has k between reception and window."""
+        j = offers.task
+        low, high, times = self._spanned(offers.start, offers.end)
         present = (self.noise_instant * self.span).sum(axis=1)
         total = np.cumsum(self.noise_instant, axis=1)
-        crossed = total[j, offers.end - 1] - total[j, offers.start]
-        return present[j] + offers.noise * self.span[j, offers.end] + offers.h * kappa * crossed
+        crossed = total[j, high] - total[j, low]
+        return present[j] + offers.noise * self.span[j, offers.end] + offers.h * times * crossed
+
+    def _spanned(self, start: IntArray, end: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+        """Instants low < k ≤ high whose noise makes assignments stale, and how many times each, shape (n,)."""
+        windows = self.arrays.windows
+        if windows is None:
+            return start, end - 1, end - 1 - start
+        begin = windows.of_upload(end) * windows.length
+        return np.minimum(start, begin), np.maximum(start, begin), np.ones_like(start)
+
+    def _by_windows(self, i: int) -> FloatArray:
+        """Σ_m d²/H if device ``i`` adds each number of steps to each task in each window, shape (J, M, options)."""
+        a, groups = self.arrays, self.groups
+        after = np.repeat(self.h_device[..., None], self.step_sum.shape[1], axis=3)
+        after[i] += ((a.learning_rate * a.server_weight[i])[:, None] * self.step_sum)[:, None, :]
+        distance = participation_distance(after, groups.weight[..., None], groups.dissimilarity[..., None])
+        square = distance**2 / np.maximum(after.sum(axis=0), TINY)
+        now = groups.square(self.h_device)
+        return square + (now.sum(axis=1, keepdims=True) - now)[..., None]
 
     def _imbalance(self, i: int, h_total: FloatArray) -> FloatArray:
         """2 (Σ |h_i − λ_i H| δ_i)² if device ``i`` adds each number of steps to each task, shape (J, options)."""
@@ -259,11 +287,14 @@ class _State:
         return 2.0 * np.square((np.abs(difference) * a.dissimilarity.T[:, None, :]).sum(axis=2))
 
     def _allowed(self, i: int, offers: _Offers) -> np.ndarray:
-        """Offers that channels, energy and C2 still allow, shape (n,), bool."""
+        """Offers that channels, energy and the conditions still allow, shape (n,), bool."""
         energy = offers.energy_j
         allowed = (self.free[offers.end - 1] >= offers.channels) & (energy <= min(self.budget[i], self.total))
         if self.problem.objective.enforce_conditions:
-            allowed &= self._meets_c2(offers)
+            if self.room is None:
+                allowed &= self._meets_c2(offers)
+            else:
+                allowed &= self.room.allows(offers.task, offers.start, offers.end, offers.h)
         return allowed
 
     def _meets_c2(self, offers: _Offers) -> np.ndarray:
@@ -315,11 +346,14 @@ class _State:
         if self.waiting and self.waiting[-1] == j:
             self.waiting.pop()
         self.chosen.append((i, j, start, end, int(offers.steps[place]), int(offers.batch[place])))
-        self.h_device[i, j] += h
+        self.h_device[self.groups.place(np.array([i]), np.array([j]), np.array([end]))] += h
+        if self.room is not None:
+            self.room.add(j, start, end, h)
         self.error[j] += offers.error[place]
         self.h_instant[j, end] += h
         self.noise_instant[j, end] += offers.noise[place]
-        self.span[j, start + 1 : end] += h * (end - 1 - start)
+        low, high, times = (int(x[0]) for x in self._spanned(np.array([start]), np.array([end])))
+        self.span[j, low + 1 : high + 1] += h * times
         self.free[end - 1] -= offers.channels[place]
         self.budget[i] -= energy
         self.total -= energy

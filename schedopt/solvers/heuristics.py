@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from schedopt.bounds.async_schedule import C2_LIMIT, STALE_FACTOR, aggregate
+from schedopt.bounds.async_schedule import aggregate
+from schedopt.conditions import MARGIN, meet_conditions
 from schedopt.feasibility import unreachable_reason
 from schedopt.formulation.candidates import steps_limit
 from schedopt.formulation.resources import allocate, feasible_times
@@ -41,8 +42,6 @@ __all__ = [
     "step_grid",
 ]
 
-#: Limits are met with this relative margin, so that rounding does not break them.
-MARGIN = 1e-12
 #: Upload times tried per assignment by :func:`fit`; resources that are kept are optimised exactly afterwards.
 SPLITS = 8
 #: Skeletons whose grid of steps and batches is searched in full, and schedules whose resources are optimised exactly.
@@ -52,8 +51,6 @@ UNTRAINED = 1e6
 #: Parts of a schedule that trimming tries to drop first, and at most.
 FIRST_CHUNKS, TRIM_CHUNKS = 16, 100
 _STEP_POINTS, _BATCH_POINTS, _LENGTH_POINTS = 7, 8, 6
-#: Rounds of shortening before an assignment that keeps violating C2 is dropped.
-_C2_ROUNDS = 30
 
 
 @dataclass(frozen=True)
@@ -200,7 +197,7 @@ def fit(context: Context, prepared: Prepared, steps: FloatArray | float, batch: 
     e = np.maximum(np.minimum(e, np.floor(prepared.largest_work / b)), 1.0)
     schedule, kept = base.replace(steps=e, batch=b), None
     if context.problem.objective.enforce_conditions:
-        schedule, kept = _meet_c2(context, schedule)
+        schedule, kept = meet_conditions(a, schedule)
     times = (prepared.available_s, prepared.shortest_s)
     return _split_time(a, schedule, *(times if kept is None else (t[kept] for t in times)))
 
@@ -219,38 +216,6 @@ def _split_time(a: ProblemArrays, schedule: Schedule, available_s: FloatArray, s
     energy = compute_energy_j(a.capacitance[i], cycles, 1.0, 1.0, freq) + power * upload_s
     best = np.argmin(energy, axis=0), np.arange(len(schedule))
     return schedule.replace(freq_hz=freq[best], power_w=np.minimum(power[best], a.max_power_w[i]))
-
-
-def _meet_c2(context: Context, schedule: Schedule) -> tuple[Schedule, IntArray]:
-    """Fewer steps, in the end fewer assignments, where condition C2 is violated; the schedule and the positions that are left."""
-    a = context.arrays
-    beta = a.smoothness[:, None]
-    kept = np.arange(len(schedule))
-    for attempt in range(_C2_ROUNDS + len(schedule)):
-        sums = aggregate(a, schedule)
-        value = beta * sums.h_instant * (1.0 + STALE_FACTOR * beta * sums.stale_span)
-        excess = (value / (C2_LIMIT * (1.0 - MARGIN)))[schedule.task, schedule.end]
-        if not np.any(excess > 1.0):
-            break
-        # every upload of a violating instant gives way in proportion; who is down to one step leaves
-        steps = np.where(excess > 1.0, np.minimum(np.floor(schedule.steps / excess), schedule.steps - 1), schedule.steps)
-        keep = np.flatnonzero(steps >= 1)
-        if attempt < _C2_ROUNDS and len(keep) < len(steps):
-            # one round of dropping only the smallest uploads of each instant, in case that is enough
-            drop = _smallest_per_instant(schedule, sums.h, steps < 1)
-            steps = np.maximum(steps, 1.0)
-            keep = np.setdiff1d(np.arange(len(steps)), drop)
-        schedule, kept = schedule.replace(steps=steps).take(keep), kept[keep]
-    return schedule, kept
-
-
-def _smallest_per_instant(schedule: Schedule, h: FloatArray, among: np.ndarray) -> IntArray:
-    """Of the assignments ``among``, the one with the smallest h of each task and instant."""
-    chosen = np.flatnonzero(among)
-    order = chosen[np.lexsort((h[chosen], schedule.end[chosen], schedule.task[chosen]))]
-    key = np.stack([schedule.task[order], schedule.end[order]])
-    first = np.flatnonzero(np.r_[True, np.any(key[:, 1:] != key[:, :-1], axis=0)])
-    return order[first]
 
 
 def meet_limits(context: Context, schedule: Schedule) -> Schedule:

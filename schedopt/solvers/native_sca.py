@@ -30,7 +30,7 @@ from schedopt.sca.native_rounding import dive_native, round_native
 from schedopt.sca.native_settings import NativeRecord, NativeSettings
 from schedopt.sca.native_step import Multipliers
 from schedopt.schedule import Schedule
-from schedopt.solvers.base import Incumbent, ProgressCallback, SolverSettings
+from schedopt.solvers.base import Incumbent, ProgressCallback, SolverSettings, check_participation
 from schedopt.solvers.greedy_energy import GreedyEnergy
 from schedopt.solvers.random_feasible import RandomFeasible
 from schedopt.solvers.reasons import why_nothing
@@ -84,6 +84,7 @@ class NativeSca:
     """Relaxation and proximal SCA on the scheduling tensors (``native_sca``)."""
 
     name = "native_sca"
+    by_windows = False
     #: whether monomials go through logarithms
     logs = False
     switches = NativeSwitches
@@ -91,6 +92,7 @@ class NativeSca:
 
     def solve(self, problem: Problem, *, settings: SolverSettings, seed: int = 0, progress: ProgressCallback | None = None) -> SolveResult:
         """Best schedule found; ``kkt_residual``: of the relaxation where the best start ended; ``iterate``: what to recompute it from."""
+        check_participation(self, problem)
         check_backend(settings.backend)
         switches = replace(read_switches(self.name, NativeSwitches, settings.switches), backend=settings.backend)
         held = Incumbent(problem, settings, progress)

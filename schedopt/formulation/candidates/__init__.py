@@ -9,7 +9,7 @@ closed forms, and one root in T_ul remains. The cheapest plan of a device is the
 vectorised over candidates, steps and devices. Tested in ``tests/test_candidates.py`` against brute force.
 """
 from schedopt.formulation.candidates.columns import Columns, ParallelArrays, Prices, Resources, make_columns, price_columns
-from schedopt.formulation.candidates.listing import Candidates, build_candidates, candidates_among, check_size, steps_limit
+from schedopt.formulation.candidates.listing import Candidates, build_candidates, candidates_among, check_size, step_grid, steps_limit
 from schedopt.formulation.candidates.paths import Paths, backward_values, best_paths, chosen_spans, forward_values, least_regret
 from schedopt.formulation.candidates.pricing import Priced, least_compute_costs, price
 
@@ -33,5 +33,6 @@ __all__ = [
     "make_columns",
     "price",
     "price_columns",
+    "step_grid",
     "steps_limit",
 ]

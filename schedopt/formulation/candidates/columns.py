@@ -11,6 +11,7 @@ import numpy as np
 from schedopt.bounds.async_schedule import LOCAL_DRIFT_FACTOR, LOCAL_NOISE_FACTOR, prox_step_square_sum, prox_step_sum
 from schedopt.formulation.candidates.listing import Candidates
 from schedopt.formulation.uplink import LN2, energy_shape
+from schedopt.participation import at_upload
 from schedopt.problem import FloatArray, IntArray
 
 __all__ = ["Columns", "ParallelArrays", "Prices", "Resources", "make_columns", "price_columns", "value_of_h"]
@@ -21,9 +22,9 @@ class Prices:
     """Prices at which candidates compete.
 
     ``energy``: per J, shape (I,), positive; ``bandwidth``: per Hz and slot, shape (G,); ``value``: worth of one unit of h of device i in
-    task j, shape (I, J); ``noise``: price of one unit of the scaled error terms of task j, shape (J,). Optional, shape (J, G+1):
-    ``instant_h`` price of h aggregated at an instant, ``span_h`` price of h·κ at each instant it spans, ``instant_noise`` price of
-    noise N aggregated at an instant.
+    task j, shape (I, J), or (I, J, M) where it depends on the window of the upload; ``noise``: price of one unit of the scaled error
+    terms of task j, shape (J,). Optional, shape (J, G+1): ``instant_h`` price of h aggregated at an instant, ``span_h`` price of h·κ at
+    each instant it spans, ``instant_noise`` price of noise N aggregated at an instant.
     """
 
     energy: FloatArray
@@ -91,7 +92,7 @@ class Columns(Resources):
 def value_of_h(candidates: Candidates, prices: Prices) -> FloatArray:
     """Worth of one unit of h of each candidate, shape (n,)."""
     j, kappa = candidates.task, candidates.staleness
-    value = prices.value[candidates.device, j]
+    value = at_upload(prices.value, candidates.arrays, candidates.device, j, candidates.end)
     if prices.instant_h is not None:
         value = value - prices.instant_h[j, candidates.end]
     if prices.span_h is not None:

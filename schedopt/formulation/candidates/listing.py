@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from schedopt.bounds.async_schedule import C1_LIMIT
+from schedopt.bounds.async_schedule import C1_LIMIT, data_error
 from schedopt.errors import InputError
 from schedopt.formulation.resources import MARGIN
 from schedopt.formulation.uplink import Uploads, uploads_of
@@ -91,9 +91,16 @@ class Candidates:
         codes = (self.device * a.num_tasks + self.task) * (a.slots + 1) + self.end - self.start
         _, first, of = np.unique(codes, return_index=True, return_inverse=True)
         best = self.take(first)
-        noise = np.full(len(first), np.inf)
+        noise, error = np.full(len(first), np.inf), np.full(len(first), np.inf)
         np.minimum.at(noise, of, self.uploads.noise_over_gain)
-        return replace(best, uploads=replace(best.uploads, noise_over_gain=noise)), of.astype(np.int32)
+        np.minimum.at(error, of, self.linear_error)
+        return replace(best, uploads=replace(best.uploads, noise_over_gain=noise), linear_error=error), of.astype(np.int32)
+
+    @property
+    def compute_templates(self) -> tuple[Candidates, IntArray]:
+        """The same where all candidates of a template must cost the same at any prices, but for their uploads."""
+        # by windows, what h is worth and what its data cost depends on when it is uploaded
+        return self.templates if self.arrays.windows is None else (self, np.arange(len(self), dtype=np.int32))
 
     @cached_property
     def memory(self) -> dict[tuple[int, int, bool], Any]:
@@ -179,9 +186,7 @@ def candidates_among(
     possible = (shortest <= a.slot_s * (1.0 - MARGIN)) & (shortest + fastest <= available)
     steps, block = step_grid(limit)
     scale = dict(zip(TERMS, a.term_scale.tolist(), strict=True))
-    kappa = (length - 1).astype(float)
-    drift = a.gradient_drift[device, task] ** 2 + a.mean_gradient_drift[task] ** 2 / 16.0
-    linear = scale["data"] * 2.0 * kappa**2 * drift
+    linear = scale["data"] * 2.0 * data_error(a, device, task, end - length, end)
     if problem.objective.participation == "instant":
         linear = linear + scale["part"] * 2.0 * a.dissimilarity[device, task] ** 2
     everything = Candidates(a, device, task, end - length, end, available, uploads, steps, block, linear, scale)

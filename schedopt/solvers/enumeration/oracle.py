@@ -7,7 +7,7 @@ import numpy as np
 from schedopt.problem import Problem
 from schedopt.result import SolveResult, SolveStatus
 from schedopt.schedule import Schedule
-from schedopt.solvers.base import Incumbent, ProgressCallback, SolverSettings, TimeLimitReached
+from schedopt.solvers.base import Incumbent, ProgressCallback, SolverSettings, TimeLimitReached, check_participation
 from schedopt.solvers.enumeration.constants import BOUND_MARGIN
 from schedopt.solvers.enumeration.plans import build_plans
 from schedopt.solvers.enumeration.reasons import infeasibility, unaffordable, untrainable
@@ -23,6 +23,7 @@ class Enumeration:
     """The oracle: exact optimum of tiny problems, see the package's text."""
 
     name = "enumeration"
+    by_windows = False
 
     def solve(self, problem: Problem, *, settings: SolverSettings, seed: int = 0, progress: ProgressCallback | None = None) -> SolveResult:
         """Exact optimum; ``lower_bound`` is the optimum lowered by :data:`BOUND_MARGIN`.
@@ -30,6 +31,7 @@ class Enumeration:
         Raises ``InputError`` if the problem has more plans than the limits of :mod:`schedopt.solvers.enumeration.sizes`. Deterministic:
         ``seed`` is only recorded.
         """
+        check_participation(self, problem)
         terms = read_terms(problem)
         incumbent = Incumbent(problem, settings, progress)
         check_counts(problem)
