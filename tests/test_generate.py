@@ -212,6 +212,12 @@ def test_regimes() -> None:
     assert {t.model for t in certified.tasks} == {"softmax"}
 
 
+def test_participation_by_windows_reaches_the_problem() -> None:
+    problem = make(slots=12, participation={"window": 5.0})
+    assert problem.to_dict()["objective"]["participation"] == {"window": 5}
+    assert problem.arrays.windows is not None and problem.arrays.windows.count == 3
+
+
 def test_given_values_reach_the_problem() -> None:
     given_ = {
         "model_bits": 1e6, "learning_rate": 0.02, "smoothness": 3.0, "initial_gap": 1.5, "max_staleness": 2, "max_steps": 7,
@@ -303,7 +309,7 @@ _OPTIONS: dict[str, st.SearchStrategy[Any]] = {
     "mode": st.sampled_from(["weighted", "min_energy", "min_bound"]),
     "energy_weight": st.none() | _floats(0, 1e9),
     "target": _floats(1e-9, 1e9),
-    "participation": st.none() | st.sampled_from(["instant", "horizon"]),
+    "participation": st.none() | st.sampled_from(["instant", "horizon", {"window": 1}]),
     "term_scale": st.none() | st.dictionaries(st.sampled_from(TERMS), _floats(0, 100)),
     "enforce_conditions": st.none() | st.booleans(),
 } | {f"{name}_spread": _floats(0, 5) for name in ("cycles", "variance", "dissimilarity", "drift")}
@@ -356,7 +362,11 @@ def test_the_smallest_number_is_taken_for_none() -> None:
         ({"mode": "fast"}, "mode = 'fast'; must be one of weighted, min_energy, min_bound"),
         ({"mode": None}, "mode = None; must be one of weighted"),
         ({"mode": "min_energy"}, "target = None; must be a number in mode min_energy"),
-        ({"participation": "all"}, "participation = 'all'; must be one of instant, horizon"),
+        ({"participation": "all"}, "participation = 'all'; must be \"instant\", \"horizon\" or {\"window\": P}"),
+        ({"participation": {"windows": 5}}, "participation = {'windows': 5}; must be \"instant\", \"horizon\" or {\"window\": P}"),
+        ({"participation": {"window": 2.5}}, "participation.window = 2.5; must be a whole number from 1 to slots = "),
+        ({"participation": {"window": 10**6}}, "participation.window = 1000000; must be a whole number from 1 to slots = "),
+        ({"participation": {"window": "5"}}, "participation.window = '5'; must be a whole number from 1 to slots = "),
         ({"term_scale": {"noize": 1.0}}, "term_scale has a key = 'noize'; must be one of opt, loss"),
         ({"term_scale": {"noise": -1.0}}, "term_scale.noise = -1.0; must be a number, at least 0"),
         ({"enforce_conditions": 1}, "enforce_conditions = 1; must be true or false"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -65,7 +66,8 @@ def _show_problem(problem: Problem, *, as_json: bool) -> None:
     screen.line(f"{problem.name}: valid problem")
     for key, value in summary.items():
         if key != "name":
-            screen.line(f"  {key.replace('_', ' '):<22}{value}")
+            text = json.dumps(value) if isinstance(value, dict) else value
+            screen.line(f"  {key.replace('_', ' '):<22}{text}")
 
 
 def _problem_summary(problem: Problem) -> dict[str, Any]:
@@ -84,7 +86,7 @@ def _problem_summary(problem: Problem) -> dict[str, Any]:
         "slots": arrays.slots,
         "slot_s": arrays.slot_s,
         "mode": problem.objective.mode,
-        "participation": problem.objective.participation,
+        "participation": problem.objective.model_dump(mode="json")["participation"],
         "enforce_conditions": problem.objective.enforce_conditions,
         "device_task_pairs": int(arrays.has_data.sum()),
         "possible_assignments": int((arrays.has_data.sum(axis=0) * spans).sum()),

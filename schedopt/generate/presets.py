@@ -12,7 +12,7 @@ __all__ = ["CPU_CLASSES", "KNOWN_TASKS", "OBJECTIVES", "PRESETS", "CpuClass", "M
 
 Regime = Literal["practical", "certified"]
 Mode = Literal["weighted", "min_energy", "min_bound"]
-Participation = Literal["instant", "horizon"]
+Participation = Literal["instant", "horizon"] | dict[Literal["window"], int]
 
 
 class CpuClass(NamedTuple):

@@ -124,7 +124,7 @@ class GenerateSettings:
     total_energy_j: float | None = None
     #: bound that every task must reach in mode min_energy
     target: float | None = None
-    #: participation "instant" (Theorem 1) or "horizon"
+    #: participation "instant" (Theorem 1), "horizon", or {"window": P} for windows of P instants (Theorem 2)
     participation: Participation | None = None
     #: multipliers of the terms of the bound that differ from one
     term_scale: dict[str, float] | None = None
@@ -167,7 +167,7 @@ _NON_NEGATIVE = (
     "dissimilarity", "dissimilarity_spread", "gradient_drift", "drift_spread", "loss_drift", "energy_weight",
 )  # fmt: skip
 _DECIBEL = ("noise_figure_db", "reference_loss_db")
-_CHOICES = {"regime": get_args(Regime), "mode": get_args(Mode), "participation": get_args(Participation)}
+_CHOICES = {"regime": get_args(Regime), "mode": get_args(Mode)}
 #: Physically absurd powers of ten would overflow; this is far outside anything real.
 _LARGEST, _LARGEST_DECIBEL, _LARGEST_SPREAD = 1e30, 300.0, 5.0
 
@@ -234,6 +234,7 @@ def _check_structures(s: GenerateSettings) -> None:
         if pair is not None or name != "energy_budget_j":
             _check_range(name, pair)
     _check_lists(s)
+    _check_participation(s)
     if not isinstance(s.term_scale, (Mapping, type(None))):
         refuse("term_scale", s.term_scale, f"an object with keys among {', '.join(TERMS)}")
     for term, scale in (s.term_scale or {}).items():
@@ -241,6 +242,17 @@ def _check_structures(s: GenerateSettings) -> None:
             refuse("term_scale has a key", term, f"one of {', '.join(TERMS)}")
         if not _is_number(scale) or scale < 0:
             refuse(f"term_scale.{term}", scale, "a number, at least 0")
+
+
+def _check_participation(s: GenerateSettings) -> None:
+    value = s.participation
+    if isinstance(value, Mapping) and value.keys() == {"window"}:
+        window = value["window"]
+        if not _is_number(window) or window % 1 != 0 or not 1 <= window <= s.slots:
+            refuse("participation.window", window, f"a whole number from 1 to slots = {s.slots}")
+        object.__setattr__(s, "participation", {"window": int(window)})
+    elif value is not None and not (isinstance(value, str) and value in ("instant", "horizon")):
+        refuse("participation", value, '"instant", "horizon" or {"window": P}')
 
 
 def _check_lists(s: GenerateSettings) -> None:
