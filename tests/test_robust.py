@@ -23,7 +23,7 @@ from schedopt.io import load_schedule, save_problem
 from schedopt.objective import evaluate_objective
 from schedopt.physics import evaluate_physics, transmit_power_w
 from schedopt.problem import Problem
-from schedopt.robust import PHYSICAL, Margins, worst_case
+from schedopt.robust import Margins, worst_case
 from schedopt.schedule import Schedule
 
 #: Rounding of two evaluations of the same formula at different constants.
@@ -119,11 +119,12 @@ def test_the_worst_case_is_a_member_and_every_margin_acts() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("0.2", Margins(**dict.fromkeys(PHYSICAL, 0.2))),
+        ("0.2", Margins(**{**vars(Margins.everywhere(0.2)), "smoothness": 0.0})),
+        ("physical=0.2", Margins(gain=0.2, noise_w_per_hz=0.2, cycles_per_sample=0.2)),
         ("all=0.1", Margins.everywhere(0.1)),
         ("gain=0.2,dissimilarity=0.3", Margins(gain=0.2, dissimilarity=0.3)),
         ("all=0.1, gain=0.5", Margins(**{**vars(Margins.everywhere(0.1)), "gain": 0.5})),
-        ("0.2,noise_w_per_hz=0", Margins(gain=0.2, cycles_per_sample=0.2)),
+        ("physical=0.2,noise_w_per_hz=0", Margins(gain=0.2, cycles_per_sample=0.2)),
     ],
 )
 def test_margins_are_read(text: str, expected: Margins) -> None:

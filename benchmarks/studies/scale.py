@@ -93,6 +93,7 @@ def _draw(records: Sequence[Record], figure: Figure) -> None:
                 axis.plot([size] * len(values), values, "o", color="C0", alpha=0.4)
             axis.plot(sizes, [mean(values) for values in found], "-", color="C0")
             axis.set_ylim(bottom=0)
+            axis.set_xticks(sizes)
             axis.set(xlabel=factor, title=label)
             axis.grid(alpha=0.3)
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["ROBUST_HELP", "Robust"]
 
 ROBUST_HELP = (
-    "Solve for the worst that constants can be: SHARE (0.2 = 20 %) on gain, noise and cycles per sample, or NAME=SHARE,... or"
-    " all=SHARE; the schedule then holds for all that they can be."
+    "Solve for the worst that constants can be: SHARE (0.2 = 20 %) on all but smoothness, or NAME=SHARE,... with a constant, physical"
+    " or all; the schedule then holds for all that they can be."
 )
 
 
