@@ -348,14 +348,15 @@ def test_signals_while_starting(number: signal.Signals, command: str) -> None:
 
 
 def test_an_interrupt_of_what_makes_dataclasses() -> None:
-    """Inside exec() of a text, after which Python would end the process by a signal in place of the exit code."""
-    code = (
-        "import os, signal; from schedopt import io\n"
-        "io.load_problem = lambda path: exec('os.kill(os.getpid(), signal.SIGTERM)')\n"
+    """Inside exec() of a text, after which Python would end a module that it runs by a signal in place of the exit code."""
+    lines = (
+        "import os, signal; from schedopt import io; from schedopt.cli import main",
+        "io.load_problem = lambda path: exec('os.kill(os.getpid(), signal.SIGTERM)')",
+        "main()",
     )
-    process = python(code + MAIN, "solve", "p.json", "--solver", "solved")
-    _, error = process.communicate(timeout=30)
-    assert (process.returncode, error) == (130, "schedopt: error: interrupted\n")
+    Path("module.py").write_text("\n".join(lines))
+    done = subprocess.run([sys.executable, "-m", "module", "solve", "p.json"], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (130, "schedopt: error: interrupted\n")
 
 
 def test_no_wait_for_a_reader_is_for_ever() -> None:
