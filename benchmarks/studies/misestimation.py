@@ -132,7 +132,8 @@ def _chosen(records: Sequence[Record], problem: str, share: float, margin: str) 
 
 
 def _values(records: Sequence[Record], field: str) -> list[Any]:
-    return list(dict.fromkeys(r.item[field] for r in records if r.item["share"] > 0))
+    found = dict.fromkeys(r.item[field] for r in records if r.item["share"] > 0)
+    return [name for name in MARGINS if name in found] if field == "margin" else sorted(found) if field == "share" else list(found)
 
 
 def _tables(records: Sequence[Record]) -> list[Table]:
