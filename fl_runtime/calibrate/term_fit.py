@@ -9,6 +9,7 @@ s = log Σ_k c_k T_k − log H of every run, the surrogate of rank agreement is 
 minimised from several points. r is chosen by cross-validation, the largest that loses nothing; the starting scale itself and plain T_opt/H
 (all other c = 0) are candidates too. Plain T_opt/H is what remains if nothing is better out of sample.
 
+Only runs of one task are compared with one another; multipliers for several tasks are those that order the runs of each best on average.
 Terms that no schedule changes (opt, loss) and terms that are zero in all runs keep their starting multipliers. The fit knows no more than
 its runs: a solver that minimises the fitted Ψ goes where Ψ is least, so runs by *optimised* schedules belong among the pilots as well.
 Tested with planted multipliers in ``tests/runtime/test_term_fit.py``.
@@ -16,8 +17,9 @@ Tested with planted multipliers in ``tests/runtime/test_term_fit.py``.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
@@ -28,7 +30,19 @@ from schedopt.errors import InputError
 from schedopt.generate.presets import OBJECTIVES
 from schedopt.problem import TERMS, FloatArray, IntArray
 
-__all__ = ["LEAST_SAMPLES", "PLAIN", "START", "PilotSample", "TermFit", "fit_terms", "guide_values", "rank_correlation", "spread_out"]
+__all__ = [
+    "LEAST_SAMPLES",
+    "PLAIN",
+    "START",
+    "PilotSample",
+    "TermFit",
+    "best_form",
+    "fit_terms",
+    "guide_values",
+    "places",
+    "rank_correlation",
+    "spread_out",
+]
 
 #: Fewer runs than this say too little of seven multipliers.
 LEAST_SAMPLES = 8
@@ -53,7 +67,8 @@ class PilotSample:
 
     ``terms``: raw T_k, shape (7,), in the order of ``schedopt.problem.TERMS``, with the participation that the problem is to have;
     ``h_total``: H; ``outcome``: what was measured, smaller is better, NaN or inf for a run that diverged; ``seconds``: what it cost;
-    ``group``: runs of one group (of one schedule, with several seeds) are never on both sides of a cross-validation; None: on its own.
+    ``group``: runs of one group (of one schedule, with several seeds or tasks) are never on both sides of a cross-validation; None: on its
+    own. ``task``: only runs of one task are compared.
     """
 
     terms: FloatArray
@@ -61,15 +76,16 @@ class PilotSample:
     outcome: float
     seconds: float = 0.0
     group: Hashable = None
+    task: Hashable = None
 
 
 @dataclass(frozen=True)
 class TermFit:
     """Multipliers c (7,), and how well they order runs that were not used for them.
 
-    ``chosen``: "fit", "start" (the starting scale orders as well) or "plain" (nothing beats T_opt/H). Spearman's ρ between Ψ and outcome:
-    ``spearman`` of the whole procedure, cross-validated; ``spearman_plain`` of T_opt/H, ``spearman_start`` of the starting scale;
-    ``spearman_seen`` of ``multipliers`` on the runs they were fitted to. ``samples`` runs took ``seconds``.
+    ``chosen``: "fit", "start" (the starting scale orders as well) or "plain" (nothing beats T_opt/H). Spearman's ρ between Ψ and outcome,
+    mean over tasks: ``spearman`` of the whole procedure, cross-validated; ``spearman_plain`` of T_opt/H, ``spearman_start`` of the starting
+    scale; ``spearman_seen`` of ``multipliers`` on the runs they were fitted to. ``samples`` runs took ``seconds``.
     """
 
     multipliers: FloatArray
@@ -86,6 +102,10 @@ class TermFit:
         """As in the problem file's ``objective.term_scale``."""
         return dict(zip(TERMS, self.multipliers.tolist(), strict=True))
 
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON values, the multipliers by name."""
+        return {"term_scale": self.term_scale} | {f.name: getattr(self, f.name) for f in fields(self) if f.name != "multipliers"}
+
 
 def guide_values(multipliers: FloatArray, terms: FloatArray, h_total: FloatArray) -> FloatArray:
     """Ψ without its factor 8/3, Σ_k c_k T_k / H, of ``terms`` (n, 7) and H (n,)."""
@@ -100,19 +120,26 @@ def rank_correlation(guide: FloatArray, outcome: FloatArray) -> float:
     return float(first @ second) / scale if scale > 0 else 0.0
 
 
+def places(guide: FloatArray, among: FloatArray) -> FloatArray:
+    """Where positive values (n,) lie among others (m,), 0 to 1 (a little beyond outside): values by different fits become comparable."""
+    ordered, values = np.sort(np.log(among)), np.log(guide)
+    inside = np.clip(values, ordered[0], ordered[-1])
+    return np.interp(inside, ordered, (np.arange(len(ordered)) + 0.5) / len(ordered)) + 1e-3 * (values - inside)
+
+
 def fit_terms(samples: Sequence[PilotSample], *, seed: int) -> TermFit:
     """The multipliers with which Ψ orders ``samples`` best without leaning on chance; ``seed``: of folds and pairs.
 
     Raises :class:`~schedopt.errors.InputError` for fewer than :data:`LEAST_SAMPLES` runs, and for runs whose terms are no terms.
     """
     runs, rng = _runs_of(samples), np.random.default_rng(seed)
-    plain, start = (guide_values(c, runs.terms, runs.h_total) for c in (PLAIN, START))
-    by_plain, by_start = (rank_correlation(guide, runs.outcome) for guide in (plain, start))
+    plain, start = (runs.places(guide_values(c, runs.terms, runs.h_total), runs) for c in (PLAIN, START))
+    by_plain, by_start = runs.agreement(plain), runs.agreement(start)
     fold = _folds(runs, rng)
-    # Ψ of every run by the candidates, the most cautious first; none of them has seen the run
+    # places of every run by the candidates, the most cautious first; none of them has seen the run
     unseen = np.array([start, *(_out_of_fold(runs, fold, strength, rng) for strength in STRENGTHS)])
-    spearman = rank_correlation(_by_others_choice(unseen, plain, fold, runs.outcome), runs.outcome)
-    choice = _choice(unseen, plain, runs.outcome)
+    spearman = runs.agreement(_by_others_choice(unseen, plain, fold, runs))
+    choice = _choice(unseen, plain, runs)
     if choice is not None and choice > 0 and spearman < max(by_plain, by_start):
         choice = 0 if by_start >= by_plain else None
     if choice is None:
@@ -121,9 +148,21 @@ def fit_terms(samples: Sequence[PilotSample], *, seed: int) -> TermFit:
         multipliers, chosen, spearman = START.copy(), "start", by_start
     else:
         multipliers, chosen = _fitted(runs, STRENGTHS[choice - 1], rng), "fit"
-    seen = rank_correlation(guide_values(multipliers, runs.terms, runs.h_total), runs.outcome)
+    seen = runs.agreement(guide_values(multipliers, runs.terms, runs.h_total))
     seconds = float(sum(sample.seconds for sample in samples))
     return TermFit(multipliers, chosen, spearman, by_plain, by_start, seen, len(samples), seconds)
+
+
+def best_form(samples: Mapping[str, Sequence[PilotSample]], *, seed: int) -> tuple[str, TermFit]:
+    """Of several forms of the bound, each with the same runs in its own terms and H, the one whose fit orders unseen runs best.
+
+    The first of those that are within :data:`TOLERANCE` of the best: put the simplest form first. The fit's ``spearman`` does not know
+    of this choice; with a handful of forms it is hardly too good.
+    """
+    fits = {form: fit_terms(runs, seed=seed) for form, runs in samples.items()}
+    best = max(fit.spearman for fit in fits.values())
+    form = next(name for name, fit in fits.items() if fit.spearman >= best - TOLERANCE)
+    return form, fits[form]
 
 
 def spread_out(terms: FloatArray, h_total: FloatArray, count: int) -> IntArray:
@@ -150,15 +189,31 @@ def spread_out(terms: FloatArray, h_total: FloatArray, count: int) -> IntArray:
 
 @dataclass(frozen=True)
 class _Runs:
-    """``terms`` (n, 7), ``h_total`` (n,), ``outcome`` (n,) with inf for what diverged, ``group`` (n,) numbers from 0."""
+    """``terms`` (n, 7), ``h_total`` (n,), ``outcome`` (n,) with inf for what diverged, ``group`` and ``task`` (n,) numbers from 0."""
 
     terms: FloatArray
     h_total: FloatArray
     outcome: FloatArray
     group: IntArray
+    task: IntArray
 
     def take(self, rows: IntArray) -> _Runs:
-        return _Runs(self.terms[rows], self.h_total[rows], self.outcome[rows], self.group[rows])
+        return _Runs(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    def agreement(self, guide: FloatArray) -> float:
+        """Spearman's ρ of ``guide`` (n,) with the outcome, mean over tasks."""
+        mine = [self.task == task for task in np.unique(self.task)]
+        return float(np.mean([rank_correlation(guide[rows], self.outcome[rows]) for rows in mine]))
+
+    def places(self, guide: FloatArray, others: _Runs, by_others: FloatArray | None = None) -> FloatArray:
+        """Places of ``guide`` (n,) among the same guide's values for ``others`` (default: ``guide``), each among its task's."""
+        by_others = guide if by_others is None else by_others
+        found = np.full(len(guide), 0.5)
+        for task in np.unique(self.task):
+            mine, theirs = self.task == task, others.task == task
+            if theirs.any():
+                found[mine] = places(guide[mine], by_others[theirs])
+        return found
 
     @property
     def free(self) -> IntArray:
@@ -174,6 +229,8 @@ def _runs_of(samples: Sequence[PilotSample]) -> _Runs:
         raise InputError(f"terms of pilot runs have the shapes {sorted(shapes)}; must be ({len(TERMS)},)")
     numbers: dict[Hashable, int] = {}
     group = [numbers.setdefault((k,) if s.group is None else (s.group, "group"), len(numbers)) for k, s in enumerate(samples)]
+    tasks: dict[Hashable, int] = {}
+    task = [tasks.setdefault(s.task, len(tasks)) for s in samples]
     terms = np.array([np.asarray(s.terms, float) for s in samples])
     h_total, outcome = (np.array([getattr(s, name) for s in samples], dtype=float) for name in ("h_total", "outcome"))
     opt = terms[:, TERMS.index("opt")]
@@ -181,7 +238,8 @@ def _runs_of(samples: Sequence[PilotSample]) -> _Runs:
         if not (np.isfinite(terms[k]).all() and (terms[k] >= 0).all() and opt[k] > 0 and 0 < h_total[k] < np.inf):
             found = f"terms {terms[k].tolist()}, H = {h_total[k]}"
             raise InputError(f"pilot run {k}: {found}; must be at least 0 and finite, opt and H positive")
-    return _Runs(terms, h_total, np.where(np.isfinite(outcome), outcome, np.inf), np.array(group, dtype=np.int64))
+    outcome = np.where(np.isfinite(outcome), outcome, np.inf)
+    return _Runs(terms, h_total, outcome, np.array(group, dtype=np.int64), np.array(task, dtype=np.int64))
 
 
 # --- choosing ---------------------------------------------------------------------------------------------------------------------
@@ -194,28 +252,30 @@ def _folds(runs: _Runs, rng: np.random.Generator) -> IntArray:
 
 
 def _out_of_fold(runs: _Runs, fold: IntArray, strength: float, rng: np.random.Generator) -> FloatArray:
-    """Ψ of every run by multipliers that were fitted to the other folds."""
-    values = np.empty(len(fold))
+    """Place of every run, by multipliers that were fitted to the other folds, among the runs of those."""
+    found = np.empty(len(fold))
     for k in range(int(fold.max()) + 1):
         rows = np.flatnonzero(fold == k)
         held, others = runs.take(rows), runs.take(np.flatnonzero(fold != k))
-        values[rows] = guide_values(_fitted(others, strength, rng), held.terms, held.h_total)
-    return values
+        multipliers = _fitted(others, strength, rng)
+        by_held, by_others = (guide_values(multipliers, part.terms, part.h_total) for part in (held, others))
+        found[rows] = held.places(by_held, others, by_others)
+    return found
 
 
-def _choice(candidates: FloatArray, plain: FloatArray, outcome: FloatArray) -> int | None:
+def _choice(candidates: FloatArray, plain: FloatArray, runs: _Runs) -> int | None:
     """The first candidate that orders about as well as the best does and no worse than ``plain``; None if there is none."""
-    scores = np.array([rank_correlation(guide, outcome) for guide in candidates])
-    good = np.flatnonzero(scores >= max(scores.max() - TOLERANCE, rank_correlation(plain, outcome)))
+    scores = np.array([runs.agreement(guide) for guide in candidates])
+    good = np.flatnonzero(scores >= max(scores.max() - TOLERANCE, runs.agreement(plain)))
     return int(good[0]) if len(good) else None
 
 
-def _by_others_choice(candidates: FloatArray, plain: FloatArray, fold: IntArray, outcome: FloatArray) -> FloatArray:
-    """Ψ of every run by the candidate that would be chosen without its fold: the choice, too, is judged by what it has not seen."""
+def _by_others_choice(candidates: FloatArray, plain: FloatArray, fold: IntArray, runs: _Runs) -> FloatArray:
+    """Place of every run by the candidate that would be chosen without its fold: the choice, too, is judged by what it has not seen."""
     values = np.empty(len(fold))
     for k in range(int(fold.max()) + 1):
         held, others = fold == k, fold != k
-        choice = _choice(candidates[:, others], plain[others], outcome[others])
+        choice = _choice(candidates[:, others], plain[others], runs.take(np.flatnonzero(others)))
         values[held] = plain[held] if choice is None else candidates[choice, held]
     return values
 
@@ -233,12 +293,16 @@ class _Pairs:
     weight: FloatArray
 
     @classmethod
-    def of(cls, outcome: FloatArray, rng: np.random.Generator) -> _Pairs:
-        first, second = np.triu_indices(len(outcome), 1)
+    def of(cls, runs: _Runs, rng: np.random.Generator) -> _Pairs:
+        first, second = np.triu_indices(len(runs.outcome), 1)
+        same = runs.task[first] == runs.task[second]
+        first, second = first[same], second[same]
         if len(first) > MOST_PAIRS:
             some = rng.choice(len(first), MOST_PAIRS, replace=False)
             first, second = first[some], second[some]
-        rank = rankdata(outcome)
+        rank = np.empty(len(runs.outcome))
+        for task in np.unique(runs.task):
+            rank[runs.task == task] = rankdata(runs.outcome[runs.task == task])
         apart = rank[first] - rank[second]
         some = np.flatnonzero(apart)
         weight = np.abs(apart[some])
@@ -248,7 +312,7 @@ class _Pairs:
 def _fitted(runs: _Runs, strength: float, rng: np.random.Generator) -> FloatArray:
     """Multipliers (7,) that minimise the surrogate with the pull ``strength``."""
     free = runs.free
-    pairs = _Pairs.of(runs.outcome, rng)
+    pairs = _Pairs.of(runs, rng)
     if not len(free) or not len(pairs.first):
         return START.copy()
     fixed, log_h = runs.terms @ PLAIN, np.log(runs.h_total)

@@ -29,6 +29,7 @@ from fl_runtime.calibrate.pilots import Pilot, PilotBench
 from fl_runtime.calibrate.schedules import KINDS, check_fits, pilot_schedule
 from fl_runtime.calibrate.settings import CalibrateSettings
 from fl_runtime.calibrate.survey import STREAM, Survey
+from fl_runtime.calibrate.term_pilots import TermPilots
 from fl_runtime.constants import SoftmaxTask, constants_on_path, cross_entropy, least_loss
 from fl_runtime.models import build_model, register_model
 from fl_runtime.replay import replay
@@ -515,6 +516,8 @@ def test_json_and_standard_output(folder: Path) -> None:
         (("--statistic", "median"), 2, "median"),
         (("--cpu-hz", "1e9"), 2, "--time-cycles"),
         (("--time-cycles", "--cpu-hz", "0"), 2, "greater than 0"),
+        (("--term-runs", "9"), 2, "--term-runs 9: needs --fit-terms"),
+        (("--fit-terms", "--term-runs", "7"), 2, "whole number"),
         (("-o", "{folder}/problem.json"), 2, "is the input"),
         (("--report", "{folder}/problem.json"), 2, "is the input"),
         (("-o", "{folder}/x.json", "--report", "{folder}/./x.json"), 2, "two outputs"),
@@ -574,6 +577,35 @@ def at(self, *arguments):
 Survey._at = at
 main(["calibrate", sys.argv[1], "-o", sys.argv[2], "--report", sys.argv[3]])
 """
+
+
+def test_fit_terms_writes_the_multipliers_and_says_how_good_they_are(folder: Path, tmp_path: Path) -> None:
+    out, report = tmp_path / "out.json", tmp_path / "report.json"
+    done = invoke(folder / "problem.json", "-o", out, "--report", report, "--fit-terms", "--term-runs", "8", *QUICK)
+    assert done.exit_code == 0, done.output
+    terms = json.loads(report.read_text())["terms"]
+    fitted = terms["fit"]
+    assert load_problem(out).objective.term_scale.model_dump() == pytest.approx(fitted["term_scale"], rel=1e-3)
+    assert fitted["chosen"] in ("fit", "start", "plain") and fitted["spearman"] >= fitted["spearman_plain"] - 1e-12
+    assert len(terms["runs"]) == 8 and "8 pilot runs" in done.output and "of plain H" in done.output
+
+
+def test_multipliers_are_fitted_to_runs_of_all_tasks() -> None:
+    """As many runs as asked for, far apart, all tasks in each; the same seed gives the same; the problem gets the multipliers alone."""
+    problem = load_problem(ROOT / "problems" / "quickstart.json")
+    fits = []
+    for _ in range(2):
+        with PilotBench(problem, SimulateSettings(download=False), seed=3) as bench:
+            pilots = TermPilots(bench, problem, 8)
+            fits.append((pilots.run(), pilots))
+    (first, pilots), (second, _) = fits
+    assert first.term_scale == second.term_scale and first.spearman == second.spearman
+    assert len(pilots.runs) == 8 and first.samples == 8 * 3
+    assert {run["schedule"] for run in pilots.runs} <= {"random", "optimised"}
+    assert len({run["assignments"] for run in pilots.runs}) > 3
+    assert {sample.task for sample in pilots.samples} == {task.name for task in problem.tasks}
+    for sample in pilots.samples:
+        assert sample.h_total > 0 and np.isfinite(sample.outcome) and sample.seconds > 0
 
 
 def test_the_random_streams_are_its_own() -> None:

@@ -165,3 +165,30 @@ def test_bad_runs_are_refused_in_one_line(change, says: str) -> None:  # type: i
     with pytest.raises(InputError) as caught:
         fit_terms(runs, seed=0)
     assert str(caught.value).startswith(says) and "\n" not in str(caught.value)
+
+
+# --- several tasks -----------------------------------------------------------------------------------------------------------------
+
+
+def test_runs_of_different_tasks_are_not_compared() -> None:
+    """A task whose losses are all higher says nothing of multipliers; with its runs, the fit is what both tasks say."""
+    terms, h_total = random_runs(60, 5)
+    outcome = loss_of(guide_values(PLANTED, terms, h_total))
+    shifted, names = outcome + 100.0 * (np.arange(60) % 2), ("easy", "hard")
+    samples = [PilotSample(terms[k], float(h_total[k]), shifted[k], group=k // 2, task=names[k % 2]) for k in range(60)]
+    apart = fit_terms(samples, seed=0)
+    mixed = fit_terms([PilotSample(s.terms, s.h_total, s.outcome, group=s.group) for s in samples], seed=0)
+    assert apart.chosen == "fit" and apart.spearman > 0.9 > mixed.spearman
+    guide = guide_values(apart.multipliers, terms, h_total)
+    by_task = [spearmanr(guide[k::2], outcome[k::2]).statistic for k in range(2)]
+    assert apart.spearman_seen == pytest.approx(np.mean(by_task))
+
+
+def test_shifting_the_losses_of_a_task_changes_nothing() -> None:
+    terms, h_total = random_runs(40, 6)
+    outcome = loss_of(guide_values(PLANTED, terms, h_total))
+    fits = [
+        fit_terms([PilotSample(terms[k], float(h_total[k]), outcome[k] + shift * (k % 2), task=k % 2) for k in range(40)], seed=0)
+        for shift in (0.0, 50.0)
+    ]
+    np.testing.assert_array_equal(fits[0].multipliers, fits[1].multipliers)
