@@ -65,6 +65,10 @@ class Skeleton:
     def __len__(self) -> int:
         return len(self.device)
 
+    def take(self, rows: np.ndarray) -> Skeleton:
+        """The assignments at ``rows`` (positions or a mask)."""
+        return Skeleton(self.device[rows], self.task[rows], self.start[rows], self.end[rows])
+
     def schedule(self) -> Schedule:
         """The assignments with placeholders for everything else."""
         one = np.ones(len(self))
