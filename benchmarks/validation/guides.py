@@ -10,14 +10,15 @@ from functools import cached_property
 import numpy as np
 
 from benchmarks.validation.ground import Cell
-from benchmarks.validation.runs import PARTICIPATIONS, Record
+from benchmarks.validation.runs import FORMS, SATURATIONS, Record
 from fl_runtime.calibrate.term_fit import (
     LEAST_SAMPLES,
     START,
     PilotSample,
     TermFit,
-    fit_terms,
+    best_form,
     guide_values,
+    places,
     rank_correlation,
 )
 from schedopt.problem import TERMS, FloatArray
@@ -26,8 +27,15 @@ __all__ = ["CAPS", "FITTED", "OUTCOMES", "Cap", "CellResult", "Decision", "caps"
 
 #: outcomes, all of which are better when smaller (accuracy with its sign changed)
 OUTCOMES = ("loss", "late_loss", "accuracy", "gradient2")
-#: guides that are fitted, by how participation is judged; "window part": Theorem 1's terms with the part term of windows
-FITTED = ("instant", "horizon", "window", "window part")
+#: guides that are fitted, each with the forms of the bound that it may choose from: Theorem 1's terms, with T_part judged per instant, over
+#: the horizon or by windows ("part"); the same with local steps that saturate; all terms of Theorem 2
+FITTED: dict[str, tuple[str, ...]] = {
+    "instant": ("instant",),
+    "horizon": ("horizon 0",),
+    "theorem 2": ("window 0",),
+    "window": ("part 0",),
+    "saturating": tuple(f"part {mu:g}" for mu in SATURATIONS),
+}
 FOLDS = 5
 #: schedules whose energies differ by less than this factor, at least so many, are alternatives
 ENERGY_FACTOR, ALTERNATIVES = 1.3, 5
@@ -50,10 +58,14 @@ class Decision:
 
 @dataclass(frozen=True)
 class Runs:
-    """The runs of a cell by schedule (n,) and seed: ``outcome[name]`` (n, seeds), inf where a run diverged."""
+    """The runs of a cell by schedule (n,) and seed: ``outcome[name]`` (n, seeds), inf where a run diverged.
+
+    ``terms[form]`` (n, 7) and ``h_form[form]`` (n,): of the forms of the bound.
+    """
 
     names: list[str]
     terms: Mapping[str, FloatArray]
+    h_form: Mapping[str, FloatArray]
     h_total: FloatArray
     energy: FloatArray
     uploads: FloatArray
@@ -72,7 +84,8 @@ class CellResult:
 
     ``ceiling``: rank correlation of the same schedules with two seeds, by outcome; ``correlation[guide][outcome]``, with runs of schedules
     and a seed that fits have not seen; ``on_random``: the same with the final loss, random schedules alone; ``decision[guide]``;
-    ``fits``: on all schedules; ``guides``: the values, fitted ones out of fold; ``loss``: final losses of the seed that is judged.
+    ``fits``: form and multipliers, on all schedules; ``guides``: the values, fitted ones out of fold; ``loss``: final losses of the seed
+    that is judged; ``losses``: means of all seeds, by schedule.
     """
 
     cell: Cell
@@ -82,7 +95,7 @@ class CellResult:
     correlation: dict[str, dict[str, float]]
     on_random: dict[str, float]
     decision: dict[str, Decision]
-    fits: dict[str, TermFit]
+    fits: dict[str, tuple[str, TermFit]]
     guides: dict[str, FloatArray]
     loss: FloatArray
     losses: dict[str, float]
@@ -107,10 +120,11 @@ def judge(cell: Cell, records: Sequence[Record], seed: int = 0) -> CellResult | 
         "uploads": -runs.uploads,
         "plain 1/H": 1.0 / runs.h_total,
         "theorem": guide_values(np.ones(len(TERMS)), runs.terms["instant"], runs.h_total),
-        "start": guide_values(START, runs.terms["horizon"], runs.h_total),
-        "start, window part": guide_values(START, runs.terms["window part"], runs.h_total),
+        "start": guide_values(START, runs.terms["horizon 0"], runs.h_total),
+        "start, window": guide_values(START, runs.terms["part 0"], runs.h_total),
+        "start, saturating": guide_values(START, runs.terms["part 0.2"], runs.h_form["part 0.2"]),
     }
-    guides |= {f"fit, {kind}": _out_of_fold(runs, kind, seed) for kind in FITTED}
+    guides |= {f"fit, {kind}": _out_of_fold(runs, forms, seed) for kind, forms in FITTED.items()}
     loss = judged["loss"]
     return CellResult(
         cell=cell,
@@ -120,7 +134,7 @@ def judge(cell: Cell, records: Sequence[Record], seed: int = 0) -> CellResult | 
         correlation={g: {o: rank_correlation(values, judged[o]) for o in OUTCOMES} for g, values in guides.items()},
         on_random={g: rank_correlation(values[runs.random], loss[runs.random]) for g, values in guides.items()},
         decision={g: decision(values, loss, runs.energy) for g, values in guides.items()},
-        fits={kind: fit_terms(_samples(runs, kind, np.arange(len(loss))), seed=seed) for kind in FITTED},
+        fits={kind: _fit(runs, forms, np.arange(len(loss)), seed) for kind, forms in FITTED.items()},
         guides=guides,
         loss=loss,
         losses=dict(zip(runs.names, runs.outcome["loss"].mean(axis=1).tolist(), strict=True)),
@@ -146,30 +160,38 @@ def _runs_of(records: Sequence[Record]) -> Runs:
         rows = [[np.inf if run["diverged"] or run[name] is None else sign * run[name] for run in runs] for runs in whole.values()]
         return np.array(rows, dtype=float).reshape(len(rows), len(seeds))
 
-    terms = {kind: np.array([record["terms"][kind] for record in first]).reshape(-1, len(TERMS)) for kind in PARTICIPATIONS}
-    mixed = terms["horizon"].copy()
-    mixed[:, TERMS.index("part")] = terms["window"][:, TERMS.index("part")]
-    terms["window part"] = mixed
+    terms = {form: np.array([record["forms"][form]["terms"] for record in first]).reshape(-1, len(TERMS)) for form in FORMS}
+    h_form = {form: np.array([record["forms"][form]["h_total"] for record in first]) for form in FORMS}
+    for mu in SATURATIONS:
+        part = TERMS.index("part")
+        terms[f"part {mu:g}"], h_form[f"part {mu:g}"] = terms[f"horizon {mu:g}"].copy(), h_form[f"horizon {mu:g}"]
+        terms[f"part {mu:g}"][:, part] = terms[f"window {mu:g}"][:, part]
     outcomes = {name: outcome(name) for name in OUTCOMES}
     seconds = np.array([sum(run["seconds"] for run in runs) for runs in whole.values()])
-    return Runs(list(whole), terms, column("h_total"), column("energy_j"), column("uploads"), seconds, outcomes)
+    return Runs(list(whole), terms, h_form, column("h_total"), column("energy_j"), column("uploads"), seconds, outcomes)
 
 
-def _samples(runs: Runs, kind: str, rows: np.ndarray) -> list[PilotSample]:
-    """Runs with the first seed, which fits may see."""
-    loss = runs.outcome["loss"][:, 0]
-    seconds = runs.seconds / runs.outcome["loss"].shape[1]
-    return [PilotSample(runs.terms[kind][k], float(runs.h_total[k]), float(loss[k]), float(seconds[k])) for k in rows]
+def _fit(runs: Runs, forms: Sequence[str], rows: np.ndarray, seed: int) -> tuple[str, TermFit]:
+    """Form and multipliers from the runs ``rows`` with the first seed, which fits may see."""
+    loss, count = runs.outcome["loss"], runs.outcome["loss"].shape[1]
+    samples = {
+        form: [
+            PilotSample(runs.terms[form][k], float(runs.h_form[form][k]), float(loss[k, 0]), float(runs.seconds[k]) / count) for k in rows
+        ]
+        for form in forms
+    }
+    return best_form(samples, seed=seed)
 
 
-def _out_of_fold(runs: Runs, kind: str, seed: int) -> FloatArray:
+def _out_of_fold(runs: Runs, forms: Sequence[str], seed: int) -> FloatArray:
+    """Places of schedules, by fits to the others, among the others."""
     count = len(runs.names)
     fold = np.random.default_rng(seed).permutation(count) % FOLDS
     values = np.empty(count)
     for k in range(FOLDS):
-        fit = fit_terms(_samples(runs, kind, np.flatnonzero(fold != k)), seed=seed)
-        held = fold == k
-        values[held] = guide_values(fit.multipliers, runs.terms[kind][held], runs.h_total[held])
+        form, fit = _fit(runs, forms, np.flatnonzero(fold != k), seed)
+        guide = guide_values(fit.multipliers, runs.terms[form], runs.h_form[form])
+        values[fold == k] = places(guide[fold == k], guide[fold != k])
     return values
 
 

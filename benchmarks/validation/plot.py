@@ -17,7 +17,7 @@ from schedopt.io import write_bytes
 
 __all__ = ["check_plot", "draw_agreement", "draw_factors", "draw_guides", "save_pictures"]
 
-GUIDES = ("theorem", "plain 1/H", "start", "fit, horizon", "fit, window part")
+GUIDES = ("theorem", "plain 1/H", "start", "fit, horizon", "fit, window", "fit, saturating")
 
 
 def check_plot() -> None:
@@ -48,7 +48,7 @@ def draw_guides(results: Sequence[CellResult]) -> Any:
             for chosen, colour, label in ((random, "tab:blue", "random"), (~random, "tab:orange", "made")):
                 rows = finite & chosen
                 axis.plot(result.guides[guide][rows], result.loss[rows], ".", color=colour, markersize=4, label=label)
-            axis.set(xscale="log", title=f"{guide}: {result.correlation[guide]['loss']:.3f}")
+            axis.set(xscale="linear" if guide.startswith("fit") else "log", title=f"{guide}: {result.correlation[guide]['loss']:.3f}")
             axis.title.set_fontsize(9)
             axis.grid(alpha=0.3)
         line[0].set_ylabel(str(result.cell).replace(", ", "\n"), fontsize=7)

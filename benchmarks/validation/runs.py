@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.validation.ground import SLOTS, Ground
-from benchmarks.validation.schedules import WINDOW
+from benchmarks.validation.schedules import WINDOW, judged_by
 from fl_runtime.engine import Engine
 from fl_runtime.models import initial_parameters
 from fl_runtime.task_run import MODEL_STREAM, TaskRun, seed_of
@@ -24,12 +26,15 @@ from schedopt.objective import evaluate_objective
 from schedopt.problem import Problem
 from schedopt.schedule import Schedule
 
-__all__ = ["PARTICIPATIONS", "Record", "key_of", "read_records", "record_of", "train"]
+__all__ = ["FORMS", "SATURATIONS", "Record", "features", "key_of", "read_records", "record_of", "train"]
 
 Record = dict[str, Any]
 
-#: how participation is judged, by name
-PARTICIPATIONS: dict[str, Any] = {"instant": "instant", "horizon": "horizon", "window": {"window": WINDOW}}
+#: saturations of local steps that are tried, see ``schedules.judged_by``
+SATURATIONS = (0.0, 0.1, 0.2, 0.3, 0.5)
+#: forms of the bound by name: participation and saturation
+FORMS: dict[str, tuple[Any, float]] = {"instant": ("instant", 0.0)}
+FORMS |= {f"{name} {mu:g}": (how, mu) for mu in SATURATIONS for name, how in (("horizon", "horizon"), ("window", {"window": WINDOW}))}
 #: instants at which loss and gradient are measured on some of the data, and the samples of them
 EVERY, SAMPLES = 4, 1_000
 #: instants of the last quarter at which the loss is measured on all data
@@ -67,10 +72,9 @@ def features(problem: Problem, schedule: Schedule) -> Record:
     """What guides are made of: the terms by each way to judge participation, H, and what else is simple to say of a schedule."""
     a = problem.arrays
     sums, beta, eta = aggregate(a, schedule), float(a.smoothness[0]), float(a.learning_rate[0])
-    terms = {name: _terms(problem, schedule, kind) for name, kind in PARTICIPATIONS.items()}
     h, span = beta * sums.h_instant[0], beta * sums.stale_span[0]
     return {
-        "terms": terms,
+        "forms": {name: _form(problem, schedule, *form) for name, form in FORMS.items()},
         "h_total": float(sums.h_total[0]),
         "energy_j": evaluate_objective(problem, schedule).energy_j,
         "uploads": len(schedule),
@@ -85,11 +89,30 @@ def features(problem: Problem, schedule: Schedule) -> Record:
     }
 
 
-def _terms(problem: Problem, schedule: Schedule, participation: Any) -> list[float]:
-    data = problem.to_dict()
-    data["objective"]["participation"] = participation
-    judged = Problem.model_validate(data)
-    return [float(term) for term in raw_terms(judged, schedule, aggregate(judged.arrays, schedule))[0]]
+def _form(problem: Problem, schedule: Schedule, participation: Any, saturation: float) -> Record:
+    """Terms T_k and H of a form of the bound."""
+    judged = _judged(_Same(problem), str(participation), saturation)
+    sums = aggregate(judged.arrays, schedule)
+    return {"terms": [float(term) for term in raw_terms(judged, schedule, sums)[0]], "h_total": float(sums.h_total[0])}
+
+
+@dataclass(frozen=True)
+class _Same:
+    """A problem that is equal to itself alone, as a key."""
+
+    problem: Problem
+
+    def __hash__(self) -> int:
+        return id(self.problem)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.problem is self.problem
+
+
+@lru_cache(maxsize=2 * len(FORMS))
+def _judged(same: _Same, participation: str, saturation: float) -> Problem:
+    kinds = {str(how): how for how, _ in FORMS.values()}
+    return judged_by(same.problem, kinds[participation], saturation)
 
 
 def train(ground: Ground, schedule: Schedule, seed: int) -> Record:

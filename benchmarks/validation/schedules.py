@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,16 +15,20 @@ from schedopt.schedule import Schedule
 from schedopt.solvers.heuristics import Context, Skeleton, fit, prepare
 from schedopt.solvers.random_feasible import random_skeleton
 
-__all__ = ["FACTORS", "OPTIMISED", "WINDOW", "Named", "factor_schedules", "optimised_schedules", "random_schedules"]
+__all__ = ["FACTORS", "OPTIMISED", "WINDOW", "Named", "factor_schedules", "judged_by", "optimised_schedules", "random_schedules"]
 
 #: instants over which participation is judged by the windowed guides
 WINDOW = 4
-#: objectives under which schedules are optimised: participation and multipliers of the terms
-OPTIMISED = {
-    "plain": ("instant", {term: float(term in ("opt", "loss")) for term in TERMS}),
-    "start": ("horizon", OBJECTIVES["practical"]["term_scale"]),
-    # Theorem 2's stale term holds more than Theorem 1's, to which the starting scale belongs
-    "window": ({"window": WINDOW}, OBJECTIVES["practical"]["term_scale"] | {"stale": 0.0}),
+#: saturation of the optimised schedules that have any, see :func:`judged_by`
+SATURATION = 0.2
+#: the starting scale without stale: Theorem 2's stale term holds more than Theorem 1's, to which the starting scale belongs
+_FRESH = OBJECTIVES["practical"]["term_scale"] | {"stale": 0.0}
+#: objectives under which schedules are optimised: participation, multipliers of the terms, saturation
+OPTIMISED: dict[str, tuple[Any, dict[str, float], float]] = {
+    "plain": ("instant", {term: float(term in ("opt", "loss")) for term in TERMS}, 0.0),
+    "start": ("horizon", OBJECTIVES["practical"]["term_scale"], 0.0),
+    "window": ({"window": WINDOW}, _FRESH, 0.0),
+    "saturating": ({"window": WINDOW}, _FRESH, SATURATION),
 }
 #: energies that optimised schedules may use: quantiles of what the random ones use
 BUDGETS = (0.1, 0.3, 0.6)
@@ -84,12 +89,22 @@ def optimised_schedules(problem: Problem, energies: np.ndarray) -> Iterator[Name
 
 
 def _optimised(problem: Problem, name: str, budget: float) -> Schedule:
-    participation, scale = OPTIMISED[name]
-    data = problem.to_dict()
-    objective = {"mode": "min_bound", "total_energy_j": budget, "participation": participation, "term_scale": scale}
-    data["objective"] |= {**objective, "enforce_conditions": False}
+    participation, scale, saturation = OPTIMISED[name]
+    data = judged_by(problem, participation, saturation).to_dict()
+    data["objective"] |= {"mode": "min_bound", "total_energy_j": budget, "term_scale": scale, "enforce_conditions": False}
     found = solve(Problem.model_validate(data), solver=SOLVER).schedule
     return Schedule.empty() if found is None else found
+
+
+def judged_by(problem: Problem, participation: Any, saturation: float) -> Problem:
+    """``problem`` as the bound is to see it: what participation is, and local steps of which each counts 1 − ``saturation`` of the last.
+
+    The proximal weight does that to the steps A(e) of the bound, so it is put there; training has none.
+    """
+    data = problem.to_dict()
+    data["objective"]["participation"] = participation
+    data["tasks"][0]["prox"] = saturation / data["tasks"][0]["learning_rate"]
+    return Problem.model_validate(data)
 
 
 def factor_schedules(problem: Problem) -> Iterator[Named]:

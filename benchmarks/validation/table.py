@@ -26,7 +26,7 @@ WIDTH = 200
 #: least rank correlation of the calibrated guide with the final loss, by model
 TARGETS = {"softmax": 0.95, "mlp": 0.85, "cnn": 0.85}
 #: the guide that is judged, and by how much it may be below plain 1/H (three digits are printed)
-JUDGED, SLACK = "fit, window part", 0.0005
+JUDGED, SLACK = "fit, saturating", 0.0005
 
 
 def missed(results: Sequence[CellResult]) -> list[str]:
@@ -92,12 +92,12 @@ def _decisions(results: Sequence[CellResult]) -> Table:
 
 
 def _fits(results: Sequence[CellResult]) -> Table:
-    table = _table("multipliers fitted to all schedules", ["participation", "chosen", "rho", "plain", *TERMS, "runs", "seconds"])
+    table = _table("multipliers fitted to all schedules", ["guide", "form", "chosen", "rho", "plain", *TERMS, "runs", "seconds"])
     for result in results:
         for kind in FITTED:
-            fit = result.fits[kind]
+            form, fit = result.fits[kind]
             numbers = [f"{fit.spearman:.3f}", f"{fit.spearman_plain:.3f}", *(f"{c:.2g}" for c in fit.multipliers)]
-            table.add_row(str(result.cell), kind, fit.chosen, *numbers, str(fit.samples), f"{fit.seconds:.0f}")
+            table.add_row(str(result.cell), kind, form, fit.chosen, *numbers, str(fit.samples), f"{fit.seconds:.0f}")
     return table
 
 
@@ -146,5 +146,5 @@ def results_text(results: Sequence[CellResult], records: Sequence[Record], lines
 def _cell_data(result: CellResult) -> dict[str, Any]:
     data = {name: getattr(result, name) for name in ("schedules", "seeds", "ceiling", "correlation", "on_random", "losses", "seconds")}
     data["decision"] = {guide: asdict(found) for guide, found in result.decision.items()}
-    data["fits"] = {kind: asdict(fit) | {"multipliers": fit.multipliers.tolist()} for kind, fit in result.fits.items()}
+    data["fits"] = {kind: {"form": form, **asdict(fit)} for kind, (form, fit) in result.fits.items()}
     return {"cell": result.cell.to_dict(), **data}

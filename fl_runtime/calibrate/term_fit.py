@@ -25,6 +25,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.stats import rankdata
+from threadpoolctl import threadpool_limits
 
 from schedopt.errors import InputError
 from schedopt.generate.presets import OBJECTIVES
@@ -338,7 +339,8 @@ def _fitted(runs: _Runs, strength: float, rng: np.random.Generator) -> FloatArra
     slope = np.clip(np.log(5.0 / max(float(np.std(log_h)), 1e-3)), *SLOPE_LIMITS)
     points = [prior, *(np.full(len(free), share) for share in SHARES)]
     limits = {"maxiter": 200, "ftol": 1e-8}
-    found = [minimize(value, np.append(z, slope), jac=True, method="L-BFGS-B", bounds=bounds, options=limits) for z in points]
+    with threadpool_limits(1, user_api="blas"):  # threads on matrices of this size only wait for one another
+        found = [minimize(value, np.append(z, slope), jac=True, method="L-BFGS-B", bounds=bounds, options=limits) for z in points]
     best = min(found, key=lambda result: float(result.fun))
     multipliers = START.copy()
     multipliers[free] = np.exp(best.x[:-1]) / unit
