@@ -37,7 +37,7 @@ PARTITIONS = ("dirichlet:0.1", "dirichlet:0.3", "dirichlet:10")
 #: cycles per sample: no batch gives way to time
 CYCLES = 5.0e5
 #: constants are averages over so many points, each so many steps of so large a batch after the last, and over so many samples a device
-POINTS, STRIDE, BATCH, SINGLES, CURVED = 4, 25, 32, 48, 1_000
+POINTS, STRIDE, BATCH, SINGLES, CURVED = 4, 100, 32, 48, 1_000
 GAP_STREAM = 99
 
 

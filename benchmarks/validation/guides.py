@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy.stats import rankdata
 
 from benchmarks.validation.ground import Cell
 from benchmarks.validation.runs import FORMS, SATURATIONS, Record
@@ -18,7 +19,6 @@ from fl_runtime.calibrate.term_fit import (
     TermFit,
     best_form,
     guide_values,
-    places,
     rank_correlation,
 )
 from schedopt.problem import TERMS, FloatArray
@@ -184,14 +184,14 @@ def _fit(runs: Runs, forms: Sequence[str], rows: np.ndarray, seed: int) -> tuple
 
 
 def _out_of_fold(runs: Runs, forms: Sequence[str], seed: int) -> FloatArray:
-    """Places of schedules, by fits to the others, among the others."""
+    """Place of every schedule among all by a fit to the other folds: a guide needs no outcome, so nothing of it is known."""
     count = len(runs.names)
     fold = np.random.default_rng(seed).permutation(count) % FOLDS
     values = np.empty(count)
     for k in range(FOLDS):
         form, fit = _fit(runs, forms, np.flatnonzero(fold != k), seed)
         guide = guide_values(fit.multipliers, runs.terms[form], runs.h_form[form])
-        values[fold == k] = places(guide[fold == k], guide[fold != k])
+        values[fold == k] = rankdata(guide)[fold == k]
     return values
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.output import machine, versions
-from benchmarks.validation.guides import FITTED, OUTCOMES, CellResult, caps, is_event
+from benchmarks.validation.guides import OUTCOMES, CellResult, caps, is_event
 from benchmarks.validation.runs import Record
 from benchmarks.validation.schedules import FACTORS
 from schedopt.jsontext import plain
@@ -94,8 +94,7 @@ def _decisions(results: Sequence[CellResult]) -> Table:
 def _fits(results: Sequence[CellResult]) -> Table:
     table = _table("multipliers fitted to all schedules", ["guide", "form", "chosen", "rho", "plain", *TERMS, "runs", "seconds"])
     for result in results:
-        for kind in FITTED:
-            form, fit = result.fits[kind]
+        for kind, (form, fit) in result.fits.items():
             numbers = [f"{fit.spearman:.3f}", f"{fit.spearman_plain:.3f}", *(f"{c:.2g}" for c in fit.multipliers)]
             table.add_row(str(result.cell), kind, form, fit.chosen, *numbers, str(fit.samples), f"{fit.seconds:.0f}")
     return table

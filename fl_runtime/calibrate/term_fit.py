@@ -40,7 +40,6 @@ __all__ = [
     "best_form",
     "fit_terms",
     "guide_values",
-    "places",
     "rank_correlation",
     "spread_out",
 ]
@@ -121,20 +120,13 @@ def rank_correlation(guide: FloatArray, outcome: FloatArray) -> float:
     return float(first @ second) / scale if scale > 0 else 0.0
 
 
-def places(guide: FloatArray, among: FloatArray) -> FloatArray:
-    """Where positive values (n,) lie among others (m,), 0 to 1 (a little beyond outside): values by different fits become comparable."""
-    ordered, values = np.sort(np.log(among)), np.log(guide)
-    inside = np.clip(values, ordered[0], ordered[-1])
-    return np.interp(inside, ordered, (np.arange(len(ordered)) + 0.5) / len(ordered)) + 1e-3 * (values - inside)
-
-
 def fit_terms(samples: Sequence[PilotSample], *, seed: int) -> TermFit:
     """The multipliers with which Ψ orders ``samples`` best without leaning on chance; ``seed``: of folds and pairs.
 
     Raises :class:`~schedopt.errors.InputError` for fewer than :data:`LEAST_SAMPLES` runs, and for runs whose terms are no terms.
     """
     runs, rng = _runs_of(samples), np.random.default_rng(seed)
-    plain, start = (runs.places(guide_values(c, runs.terms, runs.h_total), runs) for c in (PLAIN, START))
+    plain, start = (runs.places(guide_values(c, runs.terms, runs.h_total)) for c in (PLAIN, START))
     by_plain, by_start = runs.agreement(plain), runs.agreement(start)
     fold = _folds(runs, rng)
     # places of every run by the candidates, the most cautious first; none of them has seen the run
@@ -206,14 +198,12 @@ class _Runs:
         mine = [self.task == task for task in np.unique(self.task)]
         return float(np.mean([rank_correlation(guide[rows], self.outcome[rows]) for rows in mine]))
 
-    def places(self, guide: FloatArray, others: _Runs, by_others: FloatArray | None = None) -> FloatArray:
-        """Places of ``guide`` (n,) among the same guide's values for ``others`` (default: ``guide``), each among its task's."""
-        by_others = guide if by_others is None else by_others
-        found = np.full(len(guide), 0.5)
+    def places(self, guide: FloatArray) -> FloatArray:
+        """Place of every run among those of its task by ``guide`` (n,), 0 to 1: what fits to different runs say becomes comparable."""
+        found = np.empty(len(guide))
         for task in np.unique(self.task):
-            mine, theirs = self.task == task, others.task == task
-            if theirs.any():
-                found[mine] = places(guide[mine], by_others[theirs])
+            mine = self.task == task
+            found[mine] = rankdata(guide[mine]) / np.sum(mine)
         return found
 
     @property
@@ -253,14 +243,11 @@ def _folds(runs: _Runs, rng: np.random.Generator) -> IntArray:
 
 
 def _out_of_fold(runs: _Runs, fold: IntArray, strength: float, rng: np.random.Generator) -> FloatArray:
-    """Place of every run, by multipliers that were fitted to the other folds, among the runs of those."""
+    """Place of every run among all by multipliers that were fitted to the other folds."""
     found = np.empty(len(fold))
     for k in range(int(fold.max()) + 1):
-        rows = np.flatnonzero(fold == k)
-        held, others = runs.take(rows), runs.take(np.flatnonzero(fold != k))
-        multipliers = _fitted(others, strength, rng)
-        by_held, by_others = (guide_values(multipliers, part.terms, part.h_total) for part in (held, others))
-        found[rows] = held.places(by_held, others, by_others)
+        multipliers = _fitted(runs.take(np.flatnonzero(fold != k)), strength, rng)
+        found[fold == k] = runs.places(guide_values(multipliers, runs.terms, runs.h_total))[fold == k]
     return found
 
 
