@@ -432,7 +432,9 @@ def test_the_solvers_against_brute_force(mode: str, length: int) -> None:
         assert result.schedule is not None and result.objective >= best * (1 - 1e-7), name
         assert result.lower_bound is None or result.lower_bound <= best * (1 + 1e-7)
         if name in ("sca", "column_generation"):
-            assert result.lower_bound is not None and result.objective <= best * (1 + 1e-3)
+            assert result.objective <= best * (1 + 1e-3)
+        if name == "sca":
+            assert result.lower_bound is not None and result.lower_bound >= 0.7 * best
 
 
 def test_windows_of_one_instant_charge_less_than_the_instant_bound() -> None:
