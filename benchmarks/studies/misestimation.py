@@ -186,7 +186,7 @@ def _draw(records: Sequence[Record], figure: Figure) -> None:
             (line,) = axis.plot([100 * share for share in shares], middle, "o-", label=margin)
             axis.plot([100 * share for share in shares], [100 * max(values) for values in lost], ":", color=line.get_color())
         axis.axhline(100 * TARGET_LOSS, color="0.6", lw=0.8)
-        axis.set(title=problem, xlabel="constants off by (%)")
+        axis.set(title=problem, xlabel="constants off by (%)", xlim=(5, 55))
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("objective lost (%): median, dotted most")
     axes[0].legend(title="margin")
