@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("schedule",),
     ("result", "physics"),
     ("bounds",),
-    ("conditions", "objective", "participation"),
+    ("conditions", "objective", "participation", "staleness"),
     ("constraints",),
     ("formulation",),
     ("feasibility",),

@@ -12,7 +12,7 @@ import pytest
 from tiny import tiny_problem, tiny_problem_dict
 
 from schedopt.bounds.async_schedule import FACTOR, AsyncScheduleBound, aggregate, fixed_terms
-from schedopt.bounds.windowed import C3_LIMIT
+from schedopt.bounds.windowed import C3_LIMIT, window_sums, window_terms
 from schedopt.certify import Certifier
 from schedopt.colgen.ratio_bound import RatioBound, fees_of
 from schedopt.colgen.workers import PlanRequest, Workers
@@ -40,6 +40,7 @@ from schedopt.solvers.base import SolverSettings, judges_windows
 from schedopt.solvers.heuristics import Context, fit, meet_limits, prepare
 from schedopt.solvers.random_feasible import random_skeleton
 from schedopt.solvers.window_room import WindowRoom
+from schedopt.staleness import window_staleness
 from schedopt.state import Merit, state_of
 
 MODES = ("weighted", "min_energy", "min_bound")
@@ -141,6 +142,37 @@ def test_estimates_of_changes_are_exact_in_h_and_errors() -> None:
         h = groups.per_task(after.sum(axis=0))
         wanted = (w * (fixed_terms(problem.arrays) + n_now) / sums.h_total).sum() - (w * (fixed_terms(problem.arrays) + n) / h).sum()
         assert gain[k] == pytest.approx(wanted, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 6])
+def test_staleness_to_first_order(length: int) -> None:
+    """T_stale is a polynomial in the h and noise of an assignment: its derivative at none of it, by a small share of it."""
+    rng, seen = np.random.default_rng(length), 0
+    problem = windowed(12, length, slots=6, term_scale={"stale": 0.7})
+    a, context = problem.arrays, Context.of(problem)
+    assert a.windows is not None
+    for _ in range(15):
+        base = prepare(context, random_skeleton(context, rng, 0.9, 1.5)).base
+        schedule = base.replace(steps=rng.integers(1, 4, len(base)).astype(float), batch=np.full(len(base), 7.0))
+        others = schedule.take(np.arange(len(schedule) - 1))
+        sums = aggregate(a, others)
+        model = window_staleness(a, others, sums)
+        last = schedule.take([len(schedule) - 1])
+        i, j, start, end = last.device, last.task, last.start, last.end
+        whole = aggregate(a, schedule)
+        values = []
+        for share in (0.0, 1e-6):
+            weight = np.append(np.ones(len(others)), share)
+            parts = window_sums(a, schedule, a.windows, whole.h * weight, whole.noise * weight)
+            # the factor of Theorem 2 jumps where the first model moves
+            parts = replace(parts, factor=sums.windows.factor)
+            terms = window_terms(a, schedule, parts, whole.h * weight, whole.sigma2 * np.append(np.ones(len(others)), 0.0))
+            values.append(0.7 * terms["stale"])
+        slope = (values[1] - values[0]) / 1e-6
+        predicted = whole.h[-1] * model.per_h(i, j, start, end)[0] + whole.noise[-1] * model.noise[j[0], end[0]]
+        assert slope[j[0]] == pytest.approx(predicted, rel=1e-4, abs=1e-12)
+        seen += predicted > 0
+    assert seen > 2
 
 
 # --- conditions ------------------------------------------------------------------------------------------------------------------------

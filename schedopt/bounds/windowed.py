@@ -33,6 +33,7 @@ __all__ = [
     "C3_LIMIT",
     "WindowSums",
     "fair_amount",
+    "local_movement",
     "participation_distance",
     "window_conditions",
     "window_excess",
@@ -131,7 +132,7 @@ def _movement(arrays: ProblemArrays, schedule: Schedule, windows: Windows, h: Fl
 def window_terms(arrays: ProblemArrays, schedule: Schedule, sums: WindowSums, h: FloatArray, sigma2: FloatArray) -> dict[str, FloatArray]:
     """T_part, T_data and T_stale by name, each of shape (J,); ``h`` and ``sigma2`` σ²(B) of the assignments, shape (n,)."""
     i, j = schedule.device, schedule.task
-    beta, eta = arrays.smoothness[j], arrays.learning_rate[j]
+    beta = arrays.smoothness[j]
 
     def per_task(values: FloatArray) -> FloatArray:
         return np.bincount(j, weights=values, minlength=arrays.num_tasks).astype(float)
@@ -139,13 +140,20 @@ def window_terms(arrays: ProblemArrays, schedule: Schedule, sums: WindowSums, h:
     away = participation_distance(sums.h_device, arrays.aggregation_weight[:, :, None], arrays.dissimilarity[:, :, None])
     part = np.divide(2.0 * away**2, sums.h_window, out=np.zeros_like(away), where=sums.h_window > 0)
     drift = (sums.distance * arrays.gradient_drift[i, j]) ** 2
-    moved = MOVE_DISSIMILARITY * arrays.dissimilarity[i, j] ** 2 + MOVE_DRIFT * drift
-    moved += MOVE_NOISE * (eta * beta) ** 2 * schedule.steps * sigma2
+    moved = local_movement(arrays, schedule, sums, sigma2)
     return {
         "part": part.sum(axis=1),
         "data": DATA_FACTOR * per_task(h * drift),
         "stale": sums.factor * per_task(beta**2 * h * sums.noise_between) + per_task(h * sums.movement * moved),
     }
+
+
+def local_movement(arrays: ProblemArrays, schedule: Schedule, sums: WindowSums, sigma2: FloatArray) -> FloatArray:
+    """19 δ² + 38 n²Δ² + 19 η²β² e σ² of every assignment, which Γ multiplies, shape (n,)."""
+    i, j = schedule.device, schedule.task
+    drift = (sums.distance * arrays.gradient_drift[i, j]) ** 2
+    noise = (arrays.learning_rate[j] * arrays.smoothness[j]) ** 2 * schedule.steps * sigma2
+    return MOVE_DISSIMILARITY * arrays.dissimilarity[i, j] ** 2 + MOVE_DRIFT * drift + MOVE_NOISE * noise
 
 
 def window_conditions(arrays: ProblemArrays, sums: WindowSums, limit: float) -> tuple[Condition, Condition]:

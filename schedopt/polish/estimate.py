@@ -23,7 +23,7 @@ _ENTRIES_AT_ONCE = 1 << 21
 @dataclass(frozen=True)
 class Ledger:
     """What each of n things costs and brings: resource cost at the prices and energy in J, shape (n,); h of every task, shape
-    (n, J[, M]), and its scaled error terms, shape (n, J)."""
+    (n, J[, M]), and its scaled error terms, with windows those of staleness among them, shape (n, J)."""
 
     resource: FloatArray
     energy: FloatArray
@@ -51,6 +51,9 @@ def ledger(candidates: Candidates, columns: Columns, prices: Prices, groups: Par
     h, error = np.zeros((len(rows), *groups.shape[1:])), np.zeros((len(rows), candidates.arrays.num_tasks))
     h[groups.place(rows, task, candidates.end[columns.candidate])] = columns.h
     error[rows, task] = columns.error
+    if prices.staleness is not None:
+        c, stale = candidates.take(columns.candidate), prices.staleness
+        error[rows, task] += columns.h * stale.per_h(c.device, task, c.start, c.end) + columns.noise * stale.noise[task, c.end]
     return Ledger(price_columns(candidates, columns, bare), columns.energy_j, h, error)
 
 
@@ -65,7 +68,8 @@ def current_columns(candidates: Candidates, state: State) -> Columns:
 class Estimator:
     """Estimated improvement of the merit by changes of one or several devices' plans.
 
-    Exact in H and N (participation included) and in the penalties; first order in the band's price; staleness terms stay as they are.
+    Exact in H and N (participation included) and in the penalties; first order in the band's price; staleness terms stay as they are,
+    but with windows, where they change to first order.
     """
 
     problem: Problem

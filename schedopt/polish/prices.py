@@ -11,6 +11,7 @@ from schedopt.formulation.candidates import Prices
 from schedopt.formulation.resources import marginal_bandwidth_value
 from schedopt.participation import over_groups, participation_groups
 from schedopt.problem import TERMS, Problem
+from schedopt.staleness import window_staleness
 from schedopt.state import Merit, State
 
 __all__ = ["marginal_prices"]
@@ -45,7 +46,7 @@ def marginal_prices(problem: Problem, state: State, merit: Merit) -> Prices:
     bandwidth = energy * marginal_bandwidth_value(a, state.schedule)
     prices = Prices(energy=np.full(a.num_devices, max(energy, 1e-12)), bandwidth=bandwidth, value=worth, noise=noise)
     if a.windows is not None:
-        # T_stale of windows is no such sum over instants; small as it is, moves are judged without it
-        return prices
+        staleness = window_staleness(a, state.schedule, sums)
+        return replace(prices, staleness=staleness, instant_noise=noise[:, None] * staleness.noise)
     stale = (noise * scale["stale"] * STALE_FACTOR * a.smoothness**2)[:, None]
     return replace(prices, span_h=stale * sums.noise_instant, instant_noise=stale * sums.stale_span)

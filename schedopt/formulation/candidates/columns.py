@@ -13,6 +13,7 @@ from schedopt.formulation.candidates.listing import Candidates
 from schedopt.formulation.uplink import LN2, energy_shape
 from schedopt.participation import at_upload
 from schedopt.problem import FloatArray, IntArray
+from schedopt.staleness import WindowStaleness
 
 __all__ = ["Columns", "ParallelArrays", "Prices", "Resources", "make_columns", "price_columns", "value_of_h"]
 
@@ -24,7 +25,7 @@ class Prices:
     ``energy``: per J, shape (I,), positive; ``bandwidth``: per Hz and slot, shape (G,); ``value``: worth of one unit of h of device i in
     task j, shape (I, J), or (I, J, M) where it depends on the window of the upload; ``noise``: price of one unit of the scaled error
     terms of task j, shape (J,). Optional, shape (J, G+1): ``instant_h`` price of h aggregated at an instant, ``span_h`` price of h·κ at
-    each instant it spans, ``instant_noise`` price of noise N aggregated at an instant.
+    each instant it spans, ``instant_noise`` price of noise N aggregated at an instant; and with windows ``staleness``, in error terms.
     """
 
     energy: FloatArray
@@ -34,6 +35,7 @@ class Prices:
     instant_h: FloatArray | None = None
     span_h: FloatArray | None = None
     instant_noise: FloatArray | None = None
+    staleness: WindowStaleness | None = None
 
 
 class ParallelArrays:
@@ -98,6 +100,8 @@ def value_of_h(candidates: Candidates, prices: Prices) -> FloatArray:
     if prices.span_h is not None:
         total = np.cumsum(prices.span_h, axis=1)
         value = value - kappa * (total[j, candidates.end - 1] - total[j, candidates.start])
+    if prices.staleness is not None:
+        value = value - prices.noise[j] * prices.staleness.per_h(candidates.device, j, candidates.start, candidates.end)
     return value
 
 

@@ -38,7 +38,7 @@ def _worth_a_look(candidates: Candidates, prices: Prices, for_bound: bool) -> In
     templates, of = candidates.templates
     most = 0.0 if prices.instant_h is None else np.maximum(-prices.instant_h.min(axis=1), 0.0)
     value = prices.value if prices.value.ndim == 2 else prices.value.max(axis=2)
-    anywhere = replace(prices, value=value + most, instant_h=None, span_h=None, instant_noise=None)
+    anywhere = replace(prices, value=value + most, instant_h=None, span_h=None, instant_noise=None, staleness=None)
     best = np.zeros(len(templates))
     per_chunk = max(1, _CHUNK // candidates.steps.shape[1])
     for begin in range(0, len(templates), per_chunk):
