@@ -1,4 +1,4 @@
-"""One suite for every registered solver: 50 random problems of all modes and kinds, infeasible ones among them.
+"""One suite for every registered solver: over 50 random problems of all modes and kinds, infeasible ones among them.
 
 The oracle is asked about the tiny ones only. Results are kept, so that every solver solves every problem once.
 """
@@ -21,9 +21,9 @@ from schedopt.generate import GenerateSettings, generate_problem
 from schedopt.io import schedule_text
 from schedopt.objective import evaluate_objective
 from schedopt.problem import Problem
-from schedopt.registry import DEFAULT_SOLVER, solve, solver_names
+from schedopt.registry import DEFAULT_SOLVER, get_solver, solve, solver_names
 from schedopt.result import IterationRecord, SolveResult, SolveStatus
-from schedopt.solvers.base import SolverSettings
+from schedopt.solvers.base import SolverSettings, judges_windows
 
 ORACLE = "enumeration"
 SOLVERS = [name for name in solver_names() if name != ORACLE]
@@ -82,6 +82,13 @@ def physical_problem(number: int) -> Problem:
     return generate_problem(GenerateSettings(**random_sizes(rng), max_staleness=2, holder_fraction=0.8, **options), seed=number)
 
 
+def windowed_problem(number: int) -> Problem:
+    """The same with participation judged by windows of one slot, some or all."""
+    data = physical_problem(number).to_dict()
+    data["objective"]["participation"] = {"window": (1, 3, 2, data["horizon"]["slots"])[number % 4]}
+    return make_problem(data)
+
+
 def tiny(number: int) -> Problem:
     """Small enough for the oracle."""
     rng, mode = np.random.default_rng(3000 + number), MODES[number % 3]
@@ -107,12 +114,22 @@ IMPOSSIBLE: dict[str, Callable[[], dict[str, Any]]] = {
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     **{f"any-{k}": lambda k=k: any_problem(k) for k in range(20)},
     **{f"physical-{k}": lambda k=k: physical_problem(k) for k in range(17)},
+    **{f"windowed-{k}": lambda k=k: windowed_problem(k) for k in range(6)},
     **{f"tiny-{k}": lambda k=k: tiny(k) for k in range(6)},
     **{f"impossible: {name}": lambda name=name: make_problem(IMPOSSIBLE[name]()) for name in IMPOSSIBLE},
 }
 #: What the oracle is asked about: the rest has too many plans.
 SMALL = [name for name in PROBLEMS if name.startswith("tiny")]
-CASES = [(solver, name) for name in PROBLEMS for solver in (*SOLVERS, *([ORACLE] if name in SMALL else []))]
+#: Who is asked about problems whose participation is judged by windows: the others refuse them.
+BY_WINDOWS = [name for name in SOLVERS if judges_windows(get_solver(name))]
+
+
+def solvers_of(name: str) -> list[str]:
+    """Who is asked about the problem called ``name``."""
+    return BY_WINDOWS if name.startswith("windowed") else [*SOLVERS, *([ORACLE] if name in SMALL else [])]
+
+
+CASES = [(solver, name) for name in PROBLEMS for solver in solvers_of(name)]
 
 
 @cache
@@ -132,10 +149,10 @@ def outcome(solver: str, name: str) -> SolveResult:
     return result
 
 
-def test_there_are_fifty_problems_of_every_kind() -> None:
+def test_there_are_over_fifty_problems_of_every_kind() -> None:
     problems = [problem_of(name) for name in PROBLEMS]
-    assert len(problems) == 50
-    kinds = {(p.objective.mode, p.objective.participation, p.objective.enforce_conditions) for p in problems}
+    assert len(problems) == 56
+    kinds = {(p.objective.mode, str(p.objective.participation), p.objective.enforce_conditions) for p in problems}
     assert len(kinds) >= 10
     assert {len(p.devices) for p in problems} >= {2, 3, 4} and {len(p.tasks) for p in problems} == {1, 2, 3}
     assert {p.horizon.slots for p in problems} >= {5, 6, 7, 8, 9}
