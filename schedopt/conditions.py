@@ -1,4 +1,4 @@
-"""Less work where the step-size conditions on what is aggregated fail: C2 of Theorem 1; C2 and C3 of Theorem 2 with windows.
+"""Less work where the step-size conditions on what is aggregated fail: C2 of Theorem 1; C2 and C3 of Theorem 2 with windows; S2.
 
 C1 is a limit on each assignment's steps (:func:`schedopt.formulation.candidates.steps_limit`) and supposed to hold.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from schedopt.bounds.async_schedule import C2_LIMIT, STALE_FACTOR, Aggregates, aggregate
+from schedopt.bounds.stability import STEP_LIMIT, stability_sums
 from schedopt.bounds.windowed import window_excess
 from schedopt.problem import FloatArray, IntArray, ProblemArrays
 from schedopt.schedule import Schedule
@@ -42,11 +43,13 @@ def meet_conditions(arrays: ProblemArrays, schedule: Schedule) -> tuple[Schedule
 
 def _group(arrays: ProblemArrays, schedule: Schedule) -> IntArray:
     """What uploads are judged together with: their instant or their window, shape (n,)."""
-    return schedule.end if arrays.windows is None else arrays.windows.of_upload(schedule.end)
+    return schedule.end if arrays.windows is None or arrays.enforced == "stability" else arrays.windows.of_upload(schedule.end)
 
 
 def _excess(arrays: ProblemArrays, schedule: Schedule, sums: Aggregates) -> FloatArray:
     """By how many times the work of each assignment's instant or window is too much, shape (n,); at most 1 = allowed."""
+    if arrays.enforced == "stability":
+        return (stability_sums(arrays, schedule).value / (STEP_LIMIT * (1.0 - MARGIN)))[schedule.task, schedule.end]
     limit = C2_LIMIT * (1.0 - MARGIN)
     if sums.windows is not None:
         return window_excess(arrays, sums.windows, limit, 1.0 - MARGIN)[schedule.task, _group(arrays, schedule)]

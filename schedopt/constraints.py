@@ -178,9 +178,8 @@ def _bound_checks(problem: Problem, evaluation: Evaluation, tol: float) -> Itera
     def task(j: int) -> str:
         return problem.tasks[j].name
 
-    if objective.enforce_conditions:
-        for condition in evaluation.bound.conditions:
-            yield _check(condition.name, condition.statement, "", condition.value, condition.limit, task, tol)
+    for condition in evaluation.bound.enforced:
+        yield _check(condition.name, condition.statement, "", condition.value, condition.limit, task, tol)
     if objective.mode == "min_energy":
         yield _check("target", "bound <= target", "", np.where(np.isinf(a.target), 0.0, evaluation.bound.total), a.target, task, tol)
     if objective.mode == "min_bound" and objective.total_energy_j is not None:

@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from schedopt.bounds.async_schedule import C1_LIMIT, C2_LIMIT
+from schedopt.bounds.stability import LOCAL_LIMIT
 from schedopt.formulation.candidates import check_size, steps_limit
 from schedopt.formulation.uplink import LN2, energy_shape, uploads_of
 from schedopt.objective import needed_tasks
@@ -121,6 +122,9 @@ def _task_reason(problem: Problem, j: int, steps: int, possible: Reach) -> str |
     if steps < 1:
         value = a.learning_rate[j] * a.smoothness[j]
         return f"condition C1 allows not even one step: learning_rate * smoothness = {value:.4g}; must be at most {C1_LIMIT:g}"
+    if a.enforced == "stability" and a.learning_rate[j] * a.smoothness[j] > LOCAL_LIMIT * (1 + TOLERANCE):
+        value = a.learning_rate[j] * a.smoothness[j]
+        return f"condition S1 fails whatever the schedule: learning_rate * smoothness = {value:.4g}; must be at most {LOCAL_LIMIT:g}"
     passing = a.has_data[:, j]
     for check in (_no_weight, _small_data, _condition_c2, _upload_time, _total_time, _energy_budget, _energy_total):
         ok, reason = check(problem, j, passing, possible)
@@ -161,7 +165,7 @@ def _condition_c2(problem: Problem, j: int, passing: np.ndarray, possible: Reach
         f"condition C2 allows not even one step of one device: smoothness * learning_rate * server_rate * weight = {value[i]:.4g} "
         f"({_name(problem, i)}); must be at most {C2_LIMIT:g}"
     )
-    limit = C2_LIMIT if problem.objective.enforce_conditions else np.inf
+    limit = C2_LIMIT if a.enforced == "theorem" else np.inf
     return np.asarray(value <= limit * (1 + TOLERANCE)), reason
 
 

@@ -241,17 +241,18 @@ class Objective(_Model):
     participation: Participation = "instant"
     """Whether participation bias is charged per aggregation instant (Theorem 1), per window (Theorem 2), or over the horizon."""
     term_scale: TermScale = TermScale()
-    enforce_conditions: bool = True
-    """Whether schedules must meet the step-size conditions C1 and C2."""
+    enforce_conditions: Literal[True, False, "stability"] = True
+    """Whether schedules must meet the step-size conditions of the theorem, or those that keep training stable (S1 and S2)."""
 
     @model_validator(mode="before")
     @classmethod
     def _strict_bool(cls, data: Any) -> Any:
-        if isinstance(data, dict) and not isinstance(data.get("enforce_conditions", True), bool):
+        value = data.get("enforce_conditions", True) if isinstance(data, dict) else True
+        if not isinstance(value, bool) and value != "stability":
             raise PydanticCustomError(
                 "bool_field",
-                "enforce_conditions = {value}; must be true or false",
-                {"value": json.dumps(data["enforce_conditions"], default=str)},
+                'enforce_conditions = {value}; must be true, false or "stability"',
+                {"value": json.dumps(value, default=str)},
             )
         return data
 
@@ -306,6 +307,8 @@ class ProblemArrays:
     term_scale: FloatArray
     #: windows over which participation is judged; None where it is judged per instant or over the horizon
     windows: Windows | None
+    #: which conditions schedules must meet: those of the theorem, those that keep training stable, or none
+    enforced: Literal["theorem", "stability", "nothing"]
 
     def __post_init__(self) -> None:
         for value in self.__dict__.values():
@@ -493,7 +496,14 @@ def _build_arrays(problem: Problem) -> ProblemArrays:
         mean_gradient_drift=(weight * pairs["gradient_drift"]).sum(axis=0),
         term_scale=problem.objective.term_scale.as_array(),
         windows=_windows(problem),
+        enforced=_enforced(problem.objective.enforce_conditions),
     )
+
+
+def _enforced(choice: bool | str) -> Literal["theorem", "stability", "nothing"]:
+    if choice == "stability":
+        return "stability"
+    return "theorem" if choice else "nothing"
 
 
 def _windows(problem: Problem) -> Windows | None:

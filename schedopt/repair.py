@@ -52,7 +52,7 @@ def _fit_conditions(problem: Problem, schedule: Schedule) -> Schedule:
     schedule = schedule.replace(steps=np.minimum(schedule.steps, limit)).take(limit >= 1)
     if not problem.objective.enforce_conditions:
         return schedule
-    if problem.arrays.windows is not None:
+    if problem.arrays.windows is not None or problem.arrays.enforced == "stability":
         return meet_conditions(problem.arrays, schedule)[0]
     for _ in range(_ROUNDS):
         sums = aggregate(problem.arrays, schedule)

@@ -49,8 +49,8 @@ class Merit:
 
     def __call__(self, state: State) -> float:
         """Merit of a state; lower is better."""
-        evaluation, objective = state.evaluation, self.problem.objective
-        if objective.enforce_conditions and not all(np.all(condition.holds) for condition in evaluation.bound.conditions):
+        evaluation = state.evaluation
+        if not all(np.all(condition.holds) for condition in evaluation.bound.enforced):
             return np.inf
         return evaluation.objective + self.penalty(evaluation)
 

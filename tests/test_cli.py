@@ -778,7 +778,7 @@ def test_generate() -> None:
         ("cpu_classes=[[1, 2]]", "cpu_classes[0] = [1, 2]; must be [freq_min_hz, freq_max_hz, capacitance, share], four numbers"),
         ("term_scale=[1]", "term_scale = [1]; must be an object with keys among opt, loss, part, data, local, noise, stale"),
         ("max_power_w=[1]", "max_power_w = [1]; must be [lowest, highest], two numbers greater than 0"),
-        ("enforce_conditions=yes", "enforce_conditions = 'yes'; must be true or false"),
+        ("enforce_conditions=yes", "enforce_conditions = 'yes'; must be true, false or \"stability\""),
         ("mode=" + "x" * 10_000, "mode = 'xxxxxxxxxxxx...xxxxxxxxxxxxx'; must be one of weighted, min_energy, min_bound"),
         ("mode=" + "[" * 10_000, "mode = '[[[[[[[[[[[[...[[[[[[[[[[[[['; must be one of weighted"),
     ],

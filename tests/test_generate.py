@@ -369,7 +369,7 @@ def test_the_smallest_number_is_taken_for_none() -> None:
         ({"participation": {"window": "5"}}, "participation.window = '5'; must be a whole number from 1 to slots = "),
         ({"term_scale": {"noize": 1.0}}, "term_scale has a key = 'noize'; must be one of opt, loss"),
         ({"term_scale": {"noise": -1.0}}, "term_scale.noise = -1.0; must be a number, at least 0"),
-        ({"enforce_conditions": 1}, "enforce_conditions = 1; must be true or false"),
+        ({"enforce_conditions": 1}, "enforce_conditions = 1; must be true, false or \"stability\""),
         ({"name": ""}, "name = ''; must be a text of 1 to 200 characters"),
         ({"dissimilarity_spread": 50.0}, "dissimilarity_spread = 50.0; must be a number from 0 to 5"),
     ],

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from schedopt.bounds.base import BoundValue, Condition
+from schedopt.bounds.stability import stability_conditions
 from schedopt.bounds.windowed import DATA_FACTOR, WindowSums, window_conditions, window_sums, window_terms
 from schedopt.problem import TERMS, FloatArray, IntArray, Problem, ProblemArrays
 from schedopt.schedule import Schedule
@@ -239,4 +240,7 @@ class AsyncScheduleBound:
             sharp_raw[:, TERMS.index("part")] = _sharp_participation(arrays, schedule, sums)
             sharp = np.where(trained, np.where(trained, factor, 0.0) * (sharp_raw @ arrays.term_scale), np.inf)
         extra = {"bound_sharp": sharp, "h_total": sums.h_total}
-        return BoundValue(self.name, total, TERMS, terms, raw, conditions, certified, extra=extra)
+        enforced = {"theorem": conditions, "nothing": ()}.get(arrays.enforced)
+        if enforced is None:
+            enforced = stability_conditions(arrays, schedule)
+        return BoundValue(self.name, total, TERMS, terms, raw, conditions, certified, enforced=enforced, extra=extra)

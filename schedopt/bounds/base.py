@@ -47,6 +47,8 @@ class BoundValue:
     certified: np.ndarray
     #: whether it reads the objective's ``participation`` and ``term_scale``, which may take it out of what is proven
     reads_objective: bool = True
+    #: the conditions that schedules must meet: ``conditions``, others, or none
+    enforced: tuple[Condition, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
 
 

@@ -129,7 +129,7 @@ class GenerateSettings:
     #: multipliers of the terms of the bound that differ from one
     term_scale: dict[str, float] | None = None
     #: whether conditions C1 and C2 are enforced
-    enforce_conditions: bool | None = None
+    enforce_conditions: bool | str | None = None
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -227,8 +227,8 @@ def _check_number(name: str, value: object) -> None:
 def _check_structures(s: GenerateSettings) -> None:
     if not _is_text(s.name):
         refuse("name", s.name, "a text of 1 to 200 characters")
-    if s.enforce_conditions is not None and not isinstance(s.enforce_conditions, bool):
-        refuse("enforce_conditions", s.enforce_conditions, "true or false")
+    if s.enforce_conditions is not None and not isinstance(s.enforce_conditions, bool) and s.enforce_conditions != "stability":
+        refuse("enforce_conditions", s.enforce_conditions, 'true, false or "stability"')
     for name in ("max_power_w", "downlink_bps", "energy_budget_j"):
         pair = getattr(s, name)
         if pair is not None or name != "energy_budget_j":

@@ -87,15 +87,19 @@ class Solver(Protocol):
 
 
 def judges_windows(solver: Solver) -> bool:
-    """Whether a solver handles participation by windows."""
+    """Whether a solver handles participation by windows and the conditions of stability."""
     return bool(getattr(solver, "by_windows", True))
 
 
 def check_participation(solver: Solver, problem: Problem) -> None:
-    """Raise :class:`~schedopt.errors.InputError` if ``solver`` does not handle the problem's participation."""
+    """Raise :class:`~schedopt.errors.InputError` if ``solver`` does not handle the problem's participation or conditions."""
     if problem.arrays.windows is not None and not judges_windows(solver):
         where = f'objective.participation = {{"window": {problem.arrays.windows.length}}}'
         raise InputError(f'{where}: solver {solver.name} handles "instant" and "horizon"; use sca or column_generation')
+    if problem.arrays.enforced == "stability" and not judges_windows(solver):
+        raise InputError(
+            f'objective.enforce_conditions = "stability": solver {solver.name} handles true and false; use sca or column_generation'
+        )
 
 
 class TimeLimitReached(Exception):

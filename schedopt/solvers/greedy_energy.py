@@ -30,11 +30,12 @@ from schedopt.bounds.async_schedule import (
     prox_step_square_sum,
     prox_step_sum,
 )
+from schedopt.bounds.stability import SPAN_WEIGHT, STEP_LIMIT, step_share
 from schedopt.bounds.windowed import participation_distance
 from schedopt.formulation.uplink import uploads_of
 from schedopt.participation import participation_groups
 from schedopt.physics import compute_energy_j, transmit_power_w, uplink_rate_bps
-from schedopt.problem import TERMS, FloatArray, IntArray, Problem
+from schedopt.problem import TERMS, FloatArray, IntArray, Problem, ProblemArrays
 from schedopt.result import SolveResult
 from schedopt.schedule import Schedule
 from schedopt.solvers.base import ProgressCallback, SolverSettings, TimeLimitReached
@@ -50,6 +51,7 @@ from schedopt.solvers.heuristics import (
     run_heuristic,
     step_grid,
 )
+from schedopt.solvers.instant_room import InstantRoom
 from schedopt.solvers.window_room import WindowRoom
 
 __all__ = ["GreedyEnergy"]
@@ -83,6 +85,17 @@ class _Plan:
     def key(self) -> int:
         """A number of its own for each plan."""
         return (self.channels * 10**12 + self.most_steps) * len(RULES) + RULES.index(self.rule)
+
+
+def _room(arrays: ProblemArrays) -> WindowRoom | InstantRoom | None:
+    """What keeps count of the conditions that schedules must meet."""
+    if arrays.enforced == "nothing":
+        return None
+    if arrays.enforced == "stability":
+        return InstantRoom(arrays.num_tasks, arrays.slots, SPAN_WEIGHT, STEP_LIMIT)
+    if arrays.windows is not None:
+        return WindowRoom(arrays, arrays.windows)
+    return InstantRoom(arrays.num_tasks, arrays.slots, STALE_FACTOR, C2_LIMIT)
 
 
 @dataclass(frozen=True)
@@ -222,11 +235,10 @@ class _State:
         self.total = np.inf if objective.mode != "min_bound" or objective.total_energy_j is None else objective.total_energy_j
         self.groups = participation_groups(self.problem)
         self.h_device = np.zeros(self.groups.shape)
-        self.room = None if a.windows is None else WindowRoom(a, a.windows)
+        self.room = _room(a)
         self.fixed = self.scale["opt"] * a.initial_gap + self.scale["loss"] * (a.slots - 1) * a.loss_drift
         self.step_sum = prox_step_sum(table.grid[None, :].astype(float), (a.learning_rate * a.prox)[:, None])
         self.error = np.zeros(a.num_tasks)
-        self.h_instant = np.zeros((a.num_tasks, a.slots + 1))
         self.noise_instant = np.zeros((a.num_tasks, a.slots + 1))
         self.span = np.zeros((a.num_tasks, a.slots + 1))
         self.chosen: list[tuple[int, ...]] = []
@@ -290,25 +302,17 @@ class _State:
         """Offers that channels, energy and the conditions still allow, shape (n,), bool."""
         energy = offers.energy_j
         allowed = (self.free[offers.end - 1] >= offers.channels) & (energy <= min(self.budget[i], self.total))
-        if self.problem.objective.enforce_conditions:
-            if self.room is None:
-                allowed &= self._meets_c2(offers)
-            else:
-                allowed &= self.room.allows(offers.task, offers.start, offers.end, offers.h)
+        if self.room is not None:
+            allowed &= self.room.allows(offers.task, offers.start, offers.end, self._amount(i, offers))
         return allowed
 
-    def _meets_c2(self, offers: _Offers) -> np.ndarray:
-        beta, j = self.arrays.smoothness, offers.task
-        scaled = STALE_FACTOR * beta[:, None] * self.span
-        own = beta[j] * (self.h_instant[j, offers.end] + offers.h) * (1.0 + scaled[j, offers.end])
-        with np.errstate(divide="ignore"):
-            room = (C2_LIMIT / (beta[:, None] * self.h_instant) - 1.0) / (STALE_FACTOR * beta[:, None]) - self.span
-        kappa = offers.end - 1 - offers.start
-        least = np.full(len(j), np.inf)
-        for step in range(1, int(kappa.max(initial=0)) + 1):
-            inside = step <= kappa
-            least[inside] = np.minimum(least[inside], room[j[inside], offers.start[inside] + step])
-        return (own <= C2_LIMIT * (1.0 - MARGIN)) & (offers.h * kappa <= least * (1.0 - MARGIN))
+    def _amount(self, i: int, offers: _Offers) -> FloatArray:
+        """What the conditions limit: h by windows, βh per instant, or the share by which an upload moves the model; shape (n,)."""
+        if isinstance(self.room, WindowRoom):
+            return offers.h
+        if self.arrays.enforced == "stability":
+            return step_share(self.arrays, np.full(len(offers), i), offers.task, offers.steps.astype(float))
+        return self.arrays.smoothness[offers.task] * offers.h
 
     def best(self, i: int, rule: tuple[float, float]) -> tuple[float, int]:
         """Score and position of the best offer of device ``i``; score 0 if none gains.
@@ -348,9 +352,8 @@ class _State:
         self.chosen.append((i, j, start, end, int(offers.steps[place]), int(offers.batch[place])))
         self.h_device[self.groups.place(np.array([i]), np.array([j]), np.array([end]))] += h
         if self.room is not None:
-            self.room.add(j, start, end, h)
+            self.room.add(j, start, end, float(self._amount(i, offers.take(np.array([place])))[0]))
         self.error[j] += offers.error[place]
-        self.h_instant[j, end] += h
         self.noise_instant[j, end] += offers.noise[place]
         low, high, times = (int(x[0]) for x in self._spanned(np.array([start]), np.array([end])))
         self.span[j, low + 1 : high + 1] += h * times

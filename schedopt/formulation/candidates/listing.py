@@ -118,7 +118,7 @@ def steps_limit(problem: Problem) -> IntArray:
     """Largest number of steps of each task: ``max_steps``, and C1 where conditions are enforced; shape (J,), 0 = none allowed."""
     a = problem.arrays
     limit = a.max_steps.astype(float)
-    if problem.objective.enforce_conditions:
+    if a.enforced == "theorem":
         limit = np.minimum(limit, np.floor(C1_LIMIT / (a.learning_rate * a.smoothness) * (1.0 + MARGIN)))
     return limit.astype(np.int64)
 
