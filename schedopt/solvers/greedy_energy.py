@@ -32,6 +32,7 @@ from schedopt.bounds.async_schedule import (
 )
 from schedopt.bounds.stability import SPAN_WEIGHT, STEP_LIMIT, step_share
 from schedopt.bounds.windowed import participation_distance
+from schedopt.conditions import MARGIN
 from schedopt.formulation.uplink import uploads_of
 from schedopt.participation import participation_groups
 from schedopt.physics import compute_energy_j, transmit_power_w, uplink_rate_bps
@@ -40,7 +41,6 @@ from schedopt.result import SolveResult
 from schedopt.schedule import Schedule
 from schedopt.solvers.base import ProgressCallback, SolverSettings, TimeLimitReached
 from schedopt.solvers.heuristics import (
-    MARGIN,
     Context,
     Search,
     Skeleton,

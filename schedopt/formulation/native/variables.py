@@ -157,7 +157,7 @@ def _declare_errors(build: Build, limit: FloatArray, least: FloatArray) -> None:
         build.add("done2", 0.0, limit * build.open, limit)
     drift = build.of_pair(a.gradient_drift) ** 2 + build.of_task(a.mean_gradient_drift) ** 2 / 16.0
     build.data = factors["data"] * drift
-    build.stale = factors["stale"] > 0 or build.problem.objective.enforce_conditions
+    build.stale = factors["stale"] > 0 or build.problem.arrays.enforced != "nothing"
     missed = np.maximum(build.longest - 1.0, 1.0)
     if build.stale or np.any(build.data > 0):
         build.add("missed", 0.0, build.unlimited, missed)
