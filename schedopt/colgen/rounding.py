@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -145,7 +146,9 @@ def replan(
     share = _FIRST_SHARE
     for _ in range(rounds):
         prices = marginal_prices(problem, state, merit)
-        plans = ask(PlanRequest(Prices(prices.energy, prices.bandwidth, np.array(prices.value), prices.noise)))[0]
+        # what staleness costs by instants is more than tables know; by windows it is a price of h like others
+        prices = replace(prices, value=np.array(prices.value), span_h=None, instant_noise=None)
+        plans = ask(PlanRequest(prices))[0]
         tick()
         gain = _spent(problem, state, prices) - plans.cost
         order = np.argsort(-gain, kind="stable")
@@ -182,4 +185,6 @@ def _spent(problem: Problem, state: State, prices: Prices) -> FloatArray:
     sums = aggregate(a, s)
     cost = prices.energy[s.device] * state.evaluation.physics.energy_j + prices.bandwidth[s.end - 1] * s.bandwidth_hz
     cost += prices.noise[s.task] * assignment_errors(problem, s, sums) - at_upload(prices.value, a, s.device, s.task, s.end) * sums.h
+    if prices.staleness is not None:
+        cost += prices.noise[s.task] * prices.staleness.per_h(s.device, s.task, s.start, s.end) * sums.h
     return np.bincount(s.device, weights=cost, minlength=a.num_devices)

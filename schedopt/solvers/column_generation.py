@@ -45,6 +45,8 @@ METHOD_TARGETS = "Lagrangian bound by shortest paths"
 
 #: Masters at most, unless ``max_iterations`` says otherwise.
 _MOST_MASTERS = 60
+#: Masters at which a quick schedule is made where participation is judged by windows: there are many of them, and they take long.
+_EARLY = (4, 12, 24)
 #: Problems of at most this many pairs (device, task) x slots x lengths are polished by local moves on the list of all assignments.
 _LISTED = 20_000
 #: More devices than this start from the prices of a sample of so many.
@@ -168,9 +170,12 @@ class _GenerationRun(SearchRun):
     def _tick_balance(self, mixed: MasterPoint | None) -> None:
         """Hold a schedule as soon as a mixture of plans is worth one."""
         if mixed is not None and self.best is None:
-            self._use_prices(mixed, _PENALTY)
-            self._offer(repair(self.problem, plan_schedule(self.problem, *likely_plans(self.problem, mixed))))
+            self._offer_likely(mixed)
         self._tick("balance")
+
+    def _offer_likely(self, point: MasterPoint) -> None:
+        self._use_prices(point, _PENALTY)
+        self._offer(repair(self.problem, plan_schedule(self.problem, *likely_plans(self.problem, point))))
 
     def _ask(self, *requests: PlanRequest) -> Sequence[Plans]:
         return self.pricing.plans(*requests)
@@ -178,6 +183,8 @@ class _GenerationRun(SearchRun):
     def _generate(self, problem: Problem, pricing: Workers, tolerance: float, start: MasterPoint | None) -> PlanRelaxation:
         def on_iteration(point: MasterPoint, merit: float) -> None:
             self.held.iteration += 1
+            if problem is self.problem and problem.arrays.windows is not None and self.held.iteration in _EARLY:
+                self._offer_likely(point)
             self._tick("relax" if problem is self.problem else "sample")
 
         return generate_plans(
@@ -209,8 +216,8 @@ class _GenerationRun(SearchRun):
         return prices_for_all(self.problem, devices, relaxed.best)
 
     def _replan(self) -> None:
-        # participation of many uploads has a kink where a device trains its share: marginal prices say nothing there
-        if self.best is None or participation_groups(self.problem).factor > 0.0 and self.problem.arrays.num_devices > _SAMPLED_ABOVE:
+        # participation over a horizon has a kink where a device trains its share: marginal prices say nothing there
+        if self.best is None or participation_groups(self.problem).over_horizon and self.problem.arrays.num_devices > _SAMPLED_ABOVE:
             return
         rounds = self.generation.replan_rounds
         replan(
