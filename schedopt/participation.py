@@ -120,9 +120,7 @@ class ParticipationGroups:
         rate = np.divide(self.distance(h), total, out=np.zeros_like(total), where=used)
         return np.where(used, 2.0 * rate * sign - rate**2, alone**2)
 
-    def multipliers(
-        self, pull: FloatArray, error_price: FloatArray, h: FloatArray, total: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
+    def multipliers(self, pull: FloatArray, error_price: FloatArray, h: FloatArray, total: FloatArray) -> tuple[FloatArray, FloatArray]:
         r"""Pulls near those given that prove a bound at prices ``error_price`` ρ of N, and what they add to the worth of H.
 
         For z ≥ 0 and |σ_i| ≤ 1:  ρ 2c d²/H ≥ 2ρc (2zd − z²H) and d ≥ Σ σ_i δ_i (h_i − c_m λ_i). So h of device i costs 4ρcz σ_iδ_i, its
