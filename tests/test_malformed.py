@@ -24,7 +24,7 @@ REMOVE = object()
 
 #: Commands by the kind of file they read.
 COMMANDS: dict[str, list[list[str]]] = {
-    "problem": [["solve", "--solver", "solved", "-o", "out.json"], ["validate"]],
+    "problem": [["solve", "--solver", "solved", "-o", "out.json"], ["validate"], ["calibrate", "-o", "out.json", "--no-download"]],
     "schedule": [["bound"], ["validate"]],
 }
 
@@ -117,7 +117,7 @@ STRUCTURAL = [
     one((*T0, "aggregation"), "avg", "tasks[0].aggregation = \"avg\"; must be 'delta' or 'mixing'"),
     one((*T0, "dataset"), 3, "tasks[0].dataset = 3; must be a string"),
     one(("objective", "mode"), "fast", "objective.mode = \"fast\"; must be 'weighted', 'min_energy' or 'min_bound'"),
-    one(("objective", "participation"), None, "objective.participation = null; must be 'instant' or 'horizon'"),
+    one(("objective", "participation"), None, 'objective.participation = null; must be "instant", "horizon" or {"window": P}'),
     one(("objective", "enforce_conditions"), 1, "objective.enforce_conditions = 1; must be true, false or \"stability\""),
     one(("objective", "term_scale"), 1, "objective.term_scale = 1; must be an object"),
     one(("horizon",), [30, 1.0], "horizon = [30, 1.0]; must be an object"),
