@@ -180,6 +180,13 @@ def test_solvers_that_do_not_know_it_say_so(solver: str) -> None:
         solve(generated(), solver=solver)
 
 
+def test_a_small_problem_is_not_enumerated_by_a_solver_that_does_not_know_it() -> None:
+    """A certified solve of so small a problem would else end in enumeration."""
+    problem = generated(devices=2, tasks=1, slots=3)
+    result = solve(problem, solver="sca", settings=SolverSettings(time_limit_s=5, certify=True))
+    assert result.schedule is not None and validate_schedule(problem, result.schedule).feasible
+
+
 def test_local_steps_beyond_two_over_beta_are_infeasible_whatever_the_schedule() -> None:
     problem = generated(learning_rate=3.0 / generated().arrays.smoothness[0])
     reason = unreachable_reason(problem)

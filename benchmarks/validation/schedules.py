@@ -65,7 +65,7 @@ def _random(problem: Problem, rng: np.random.Generator) -> Schedule:
     context, devices = Context.of(problem), problem.arrays.num_devices
     skeleton = random_skeleton(context, rng, rng.uniform(0.2, 1.0), rng.uniform(1.0, 5.0))
     taking_part = np.arange(devices) if rng.random() < 0.5 else rng.choice(devices, rng.integers(2, devices + 1), replace=False)
-    skeleton = _kept(skeleton, np.isin(skeleton.device, taking_part))
+    skeleton = skeleton.take(np.isin(skeleton.device, taking_part))
     n = len(skeleton)
     if rng.random() < 1 / 3:  # every upload has its own, else all have about the same
         steps = rng.integers(1, MOST_STEPS + 1, n).astype(float)
@@ -74,10 +74,6 @@ def _random(problem: Problem, rng: np.random.Generator) -> Schedule:
         steps, batch = (np.exp(rng.uniform(0, np.log(most))) * 2 ** rng.uniform(-0.5, 0.5, n) for most in (MOST_STEPS, MOST_BATCH))
     steps, batch = (np.clip(np.round(x), 1, most) for x, most in ((steps, MOST_STEPS), (batch, MOST_BATCH)))
     return fit(context, prepare(context, skeleton), steps, batch)
-
-
-def _kept(skeleton: Skeleton, rows: np.ndarray) -> Skeleton:
-    return Skeleton(skeleton.device[rows], skeleton.task[rows], skeleton.start[rows], skeleton.end[rows])
 
 
 def optimised_schedules(problem: Problem, energies: np.ndarray) -> Iterator[Named]:

@@ -25,6 +25,7 @@ __all__ = [
     "check_magnitudes",
     "check_participation",
     "judges_windows",
+    "refusal",
 ]
 
 ProgressCallback = Callable[[IterationRecord], None]
@@ -91,15 +92,23 @@ def judges_windows(solver: Solver) -> bool:
     return bool(getattr(solver, "by_windows", True))
 
 
+def refusal(solver: Solver, problem: Problem) -> str | None:
+    """Why ``solver`` does not handle the problem's participation or conditions, in one line; None if it does."""
+    if judges_windows(solver):
+        return None
+    if problem.arrays.windows is not None:
+        where = f'objective.participation = {{"window": {problem.arrays.windows.length}}}'
+        return f'{where}: solver {solver.name} handles "instant" and "horizon"; use sca or column_generation'
+    if problem.arrays.enforced == "stability":
+        return f'objective.enforce_conditions = "stability": solver {solver.name} handles true and false; use sca or column_generation'
+    return None
+
+
 def check_participation(solver: Solver, problem: Problem) -> None:
     """Raise :class:`~schedopt.errors.InputError` if ``solver`` does not handle the problem's participation or conditions."""
-    if problem.arrays.windows is not None and not judges_windows(solver):
-        where = f'objective.participation = {{"window": {problem.arrays.windows.length}}}'
-        raise InputError(f'{where}: solver {solver.name} handles "instant" and "horizon"; use sca or column_generation')
-    if problem.arrays.enforced == "stability" and not judges_windows(solver):
-        raise InputError(
-            f'objective.enforce_conditions = "stability": solver {solver.name} handles true and false; use sca or column_generation'
-        )
+    reason = refusal(solver, problem)
+    if reason is not None:
+        raise InputError(reason)
 
 
 class TimeLimitReached(Exception):

@@ -7,7 +7,7 @@ import numpy as np
 from schedopt.errors import InputError
 from schedopt.problem import Problem
 from schedopt.result import SolveStatus
-from schedopt.solvers.base import Incumbent, SolverSettings, judges_windows
+from schedopt.solvers.base import Incumbent, SolverSettings, refusal
 from schedopt.solvers.enumeration import Enumeration, count_plans
 from schedopt.solvers.enumeration.sizes import check_counts
 
@@ -20,7 +20,7 @@ _MOST_JOINT_PLANS = 1e9
 
 def is_tiny(problem: Problem) -> bool:
     """Whether all joint plans can be enumerated within seconds."""
-    if problem.arrays.windows is not None and not judges_windows(Enumeration()):
+    if refusal(Enumeration(), problem) is not None:
         return False
     try:
         check_counts(problem)
