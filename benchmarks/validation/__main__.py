@@ -32,6 +32,7 @@ from benchmarks.validation.runs import Record, key_of, read_records, record_of
 from benchmarks.validation.schedules import Named, factor_schedules, optimised_schedules, random_schedules
 from benchmarks.validation.table import missed, print_results, results_text
 from fl_runtime.calibrate.term_choice import LEAST_RUNS
+from fl_runtime.datasets import dataset_names
 from fl_runtime.training.limits import one_thread
 from schedopt.errors import InputError
 from schedopt.jsontext import plain
@@ -58,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     told = "of the tournament of --decide, at most (default: 96)"
     parser.add_argument("--tournament-runs", type=at_least(LEAST_RUNS), default=96, metavar="N", help=told)
     parser.add_argument("--test-seeds", type=at_least(1), default=10, metavar="N", help="of the test in --decide (default: 10)")
-    parser.add_argument("--data", nargs="+", choices=SOURCES, default=None, metavar="NAME", help="default: mnist fashion-mnist")
+    parser.add_argument("--data", nargs="+", choices=dataset_names(), default=None, metavar="NAME", help="default: mnist fashion-mnist")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=None, metavar="MODEL", help="default: all")
     parser.add_argument("--ratios", nargs="+", type=float, default=None, metavar="R", help="eta beta e at most (default: 0.05 0.6 4 10)")
     parser.add_argument("--partitions", nargs="+", default=None, metavar="P", help="default: dirichlet:0.1 dirichlet:0.3 dirichlet:10")
@@ -67,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-factors", action="store_true", help="leave out schedules in which one thing varies")
     parser.add_argument("--no-optimised", action="store_true", help="leave out optimised schedules")
     parser.add_argument("--seeds", type=at_least(1), default=2, help="of initial models and mini-batches (default: 2)")
+    told = "seed of devices, shares of data and random schedules (default: 0, that of the figures in docs/validation.md)"
+    parser.add_argument("--draw", type=at_least(0), default=0, help=told)
     parser.add_argument("--jobs", type=at_least(1), default=1, help="processes (default: 1)")
     parser.add_argument("--accept-incomplete", action="store_true", help="take an incomplete CIFAR-10")
     parser.add_argument("--plot", metavar="FOLDER", help="draw pictures into this folder")
@@ -78,15 +81,14 @@ def _chosen(options: argparse.Namespace) -> list[Cell]:
     ratios, partitions, _ = SHORT if options.short else (RATIOS, PARTITIONS, 0)
     data = options.data or (["mnist"] if options.short else list(SOURCES[:2]))
     models = options.models or (["softmax"] if options.short else list(MODELS))
-    found = cells(data, models, options.ratios or list(ratios), options.partitions or list(partitions))
-    return [Cell(c.data, c.model, c.ratio, c.partition, options.drift) for c in found]
+    return list(cells(data, models, options.ratios or list(ratios), options.partitions or list(partitions), options.drift, options.draw))
 
 
 def _schedules(options: argparse.Namespace, ground: Ground, done: set[str]) -> Iterator[tuple[str, Schedule]]:
     """Schedules of a cell that some seed has not been trained by yet."""
     problem = ground.problem
     count = options.schedules or (SHORT[2] if options.short else 40)
-    random = [(named, named.make()) for named in random_schedules(problem, count)]
+    random = [(named, named.make()) for named in random_schedules(problem, count, ground.cell.draw)]
     energies = np.array([evaluate_objective(problem, schedule).energy_j for _, schedule in random])
     made: Iterable[Named] = chain(
         () if options.no_factors else factor_schedules(problem),

@@ -106,7 +106,7 @@ def decide(
     problem = judged_by(ground.problem, "horizon", 0.0)
     problem = problem.model_copy(update={"objective": problem.objective.model_copy(update={"enforce_conditions": False})})
     work = _Work(ground, problem, records, kept)
-    named = [(entry.name, entry.make()) for entry in random_schedules(problem, schedules)]
+    named = [(entry.name, entry.make()) for entry in random_schedules(problem, schedules, ground.cell.draw)]
     energies = np.array([evaluate_objective(problem, schedule).energy_j for _, schedule in named])
     samples = work.samples(named[::2], seed=0)
     saturation, fit = best_form(samples, seed=0)

@@ -43,27 +43,29 @@ GAP_STREAM = 99
 
 @dataclass(frozen=True)
 class Cell:
-    """What schedules are compared in; ``ratio`` is η β e at the most steps."""
+    """What schedules are compared in; ``ratio`` is η β e at the most steps, ``draw`` the seed of devices, shares of data and schedules."""
 
     data: str
     model: str
     ratio: float
     partition: str
     drift: str = ""
+    draw: int = 0
 
     def __str__(self) -> str:
-        drift = f", drift {self.drift}" if self.drift else ""
-        return f"{self.data}, {self.model}, eta beta e {self.ratio:g}, {self.partition}{drift}"
+        more = (f", drift {self.drift}" if self.drift else "") + (f", draw {self.draw}" if self.draw else "")
+        return f"{self.data}, {self.model}, eta beta e {self.ratio:g}, {self.partition}{more}"
 
     def to_dict(self) -> dict[str, Any]:
         """As in a record."""
-        return asdict(self)
+        data = asdict(self)
+        return data if self.draw else {name: value for name, value in data.items() if name != "draw"}
 
 
-def cells(data: list[str], models: list[str], ratios: list[float], partitions: list[str]) -> Iterator[Cell]:
+def cells(data: list[str], models: list[str], ratios: list[float], partitions: list[str], drift: str = "", draw: int = 0) -> Iterator[Cell]:
     """Every one with every other; the cells that share constants follow one another."""
     for name, model, partition, ratio in product(data, models, partitions, ratios):
-        yield Cell(name, model, ratio, partition)
+        yield Cell(name, model, ratio, partition, drift, draw)
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Ground:
 
 def make_ground(cell: Cell, accept_incomplete: bool = False) -> Ground:
     """Data, model and problem of a cell. Raises :class:`~fl_runtime.errors.DataError` for data that are not there."""
-    problem, data, model, constants = _measured(cell.data, cell.model, cell.partition, cell.drift, accept_incomplete)
+    problem, data, model, constants = _measured(cell.data, cell.model, cell.partition, cell.drift, cell.draw, accept_incomplete)
     entry = problem.to_dict()
     task = entry["tasks"][0]
     bits = 32.0 * num_parameters(model)
@@ -115,17 +117,19 @@ def _dataset(name: str, accept_incomplete: bool) -> Dataset:
 
 
 @lru_cache(maxsize=1)
-def _measured(data: str, model: str, partition: str, drift: str, accept_incomplete: bool) -> tuple[Problem, TaskData, nn.Module, Constants]:
+def _measured(
+    data: str, model: str, partition: str, drift: str, draw: int, accept_incomplete: bool
+) -> tuple[Problem, TaskData, nn.Module, Constants]:
     dataset = _dataset(data, accept_incomplete)
     samples = min(SAMPLES, len(dataset.train_labels) // (2 * DEVICES))
     settings = GenerateSettings(
         name="validation", devices=DEVICES, tasks=1, task_names=("task",), slots=SLOTS, total_samples=samples * DEVICES, size_dirichlet=4.0,
         max_steps=STEPS, max_staleness=STALENESS, cycles_per_sample=CYCLES, gradient_drift=0.5 if drift else 0.0, drift_spread=0.0,
     )  # fmt: skip
-    problem = generate_problem(settings, seed=0)
+    problem = generate_problem(settings, seed=draw)
     sizes = [int(n) for n in problem.arrays.samples[:, 0]]
     specs = PartitionSpec.parse(partition), DriftSpec.parse(drift)
-    held = make_task_data(dataset, sizes, *specs, slots=SLOTS, seed=seed_of(0, DATA_STREAM, 0))
+    held = make_task_data(dataset, sizes, *specs, slots=SLOTS, seed=seed_of(draw, DATA_STREAM, 0))
     net = build_model(model, dataset.shape, dataset.num_classes)
     return problem, held, net, _constants(held, net, problem.arrays.aggregation_weight[:, 0])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,14 +86,14 @@ class Runs:
 class CellResult:
     """What a cell's runs say.
 
-    ``ceiling``: rank correlation of the same schedules with two seeds, by outcome; ``correlation[guide][outcome]``, with runs of schedules
-    and a seed that fits have not seen; ``on_random``: the same with the final loss, random schedules alone; ``decision[guide]``;
-    ``fits``: form and multipliers, on all schedules; ``guides``: the values, fitted ones out of fold; ``loss``: final losses of the seed
-    that is judged; ``losses``: means of all seeds, by schedule.
+    ``names``: of different schedules; ``ceiling``: rank correlation of the same schedules with two seeds, by outcome;
+    ``correlation[guide][outcome]``, with runs of schedules and a seed that fits have not seen; ``on_random``: the same with the final loss,
+    random schedules alone; ``decision[guide]``; ``fits``: form and multipliers, on all schedules; ``guides``: the values, fitted ones out
+    of fold; ``loss``: final losses of the seed that is judged; ``losses``: means of all seeds, by name.
     """
 
     cell: Cell
-    schedules: int
+    names: list[str]
     seeds: int
     ceiling: dict[str, float]
     correlation: dict[str, dict[str, float]]
@@ -103,6 +104,11 @@ class CellResult:
     loss: FloatArray
     losses: dict[str, float]
     seconds: float
+
+    @property
+    def schedules(self) -> int:
+        """How many different ones there are."""
+        return len(self.names)
 
 
 def of_cells(records: Iterable[Record]) -> dict[Cell, list[Record]]:
@@ -115,7 +121,8 @@ def of_cells(records: Iterable[Record]) -> dict[Cell, list[Record]]:
 
 def judge(cell: Cell, records: Sequence[Record], seed: int = 0) -> CellResult | None:
     """Compare all guides on a cell; None if there are too few schedules. ``seed``: of folds and fits."""
-    runs = _runs_of(records)
+    every = _runs_of(records)
+    runs = _runs_of(_distinct(records))
     if len(runs.names) < 2 * LEAST_SAMPLES:
         return None
     judged = {name: values[:, -1] for name, values in runs.outcome.items()}
@@ -132,7 +139,7 @@ def judge(cell: Cell, records: Sequence[Record], seed: int = 0) -> CellResult | 
     loss = judged["loss"]
     return CellResult(
         cell=cell,
-        schedules=len(loss),
+        names=runs.names,
         seeds=runs.outcome["loss"].shape[1],
         ceiling={name: rank_correlation(values[:, 0], values[:, -1]) for name, values in runs.outcome.items()},
         correlation={g: {o: rank_correlation(values, judged[o]) for o in OUTCOMES} for g, values in guides.items()},
@@ -141,9 +148,15 @@ def judge(cell: Cell, records: Sequence[Record], seed: int = 0) -> CellResult | 
         fits={kind: _fit(runs, forms, np.arange(len(loss)), seed) for kind, forms in FITTED.items()},
         guides=guides,
         loss=loss,
-        losses=dict(zip(runs.names, runs.outcome["loss"].mean(axis=1).tolist(), strict=True)),
-        seconds=float(runs.seconds.sum()),
+        losses=dict(zip(every.names, every.outcome["loss"].mean(axis=1).tolist(), strict=True)),
+        seconds=float(every.seconds.sum()),
     )
+
+
+def _distinct(records: Sequence[Record]) -> list[Record]:
+    """Without schedules that an earlier one equals but for its name, as that in the middle of each factor's levels does."""
+    first: dict[str, str] = {}
+    return [record for record in records if first.setdefault(json.dumps(record["assignments"]), record["schedule"]) == record["schedule"]]
 
 
 def _runs_of(records: Sequence[Record]) -> Runs:

@@ -43,7 +43,7 @@ def draw_guides(results: Sequence[CellResult]) -> Any:
     panels = figure.subplots(len(results), len(GUIDES), squeeze=False)
     for line, result in zip(panels, results, strict=True):
         finite = np.isfinite(result.loss)
-        random = np.array([name.startswith("random") for name in result.losses])
+        random = np.array([name.startswith("random") for name in result.names])
         for axis, guide in zip(line, GUIDES, strict=True):
             for chosen, colour, label in ((random, "tab:blue", "random"), (~random, "tab:orange", "made")):
                 rows = finite & chosen

@@ -55,10 +55,10 @@ class Named:
     make: Callable[[], Schedule]
 
 
-def random_schedules(problem: Problem, count: int) -> Iterator[Named]:
+def random_schedules(problem: Problem, count: int, draw: int = 0) -> Iterator[Named]:
     """Steps 1 to 10, batches 1 to 128, lengths 1 to 6, 20 to 100 % of the time; half of them leave out some devices."""
     for k in range(count):
-        yield Named(f"random-{k}", lambda k=k: _random(problem, np.random.default_rng([RANDOM_STREAM, k])))  # type: ignore[misc]
+        yield Named(f"random-{k}", lambda k=k: _random(problem, np.random.default_rng([RANDOM_STREAM, k, draw])))  # type: ignore[misc]
 
 
 def _random(problem: Problem, rng: np.random.Generator) -> Schedule:

@@ -21,14 +21,15 @@ from fl_runtime.calibrate.term_fit import (
 from schedopt.errors import InputError
 from schedopt.problem import TERMS
 
-PLANTED = np.array([1.0, 1.0, 0.5, 0.0, 2e-4, 0.05, 0.0])
+#: the starting scale with T_part ten, the local errors three and the noise five times
+PLANTED = START * np.array([1.0, 1.0, 10.0, 3.0, 3.0, 5.0, 5.0])
 
 
 def random_runs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Terms (n, 7) and H (n,) of the size that softmax regression in a strong regime has, each with its own causes."""
     rng = np.random.default_rng(seed)
     h_total = np.exp(rng.uniform(-2, 1, count))
-    scale = np.array([0.0, 0.0, 20.0, 0.0, 5e4, 100.0, 1e4])
+    scale = np.array([0.0, 0.0, 40.0, 0.0, 5e5, 250.0, 1e4])
     terms = scale * h_total[:, None] * np.exp(rng.normal(0, 1, (count, 7)))
     terms[:, TERMS.index("opt")] = 2.5
     return terms, h_total

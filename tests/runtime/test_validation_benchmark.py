@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,15 @@ def test_schedules_are_feasible_and_vary_one_thing(ground: Ground) -> None:
     assert all(np.ptp(count) == 0 for count in turns)
 
 
+def test_another_draw_is_another_ground_and_other_schedules(ground: Ground) -> None:
+    other = make_ground(dataclasses.replace(CELL, draw=3))
+    assert str(other.cell).endswith(", draw 3") and "draw" not in CELL.to_dict() and Cell(**other.cell.to_dict()) == other.cell
+    assert other.problem.digest != ground.problem.digest
+    assert [len(x) for x in other.data.samples(0, 0)] != [len(x) for x in ground.data.samples(0, 0)]
+    first, again = (next(random_schedules(ground.problem, 1, draw)).make() for draw in (0, 3))
+    assert first.digest == next(random_schedules(ground.problem, 1)).make().digest != again.digest
+
+
 def test_optimised_schedules_use_the_energy_they_may(ground: Ground) -> None:
     energies = np.array([0.05, 0.5])
     named = [entry for entry in optimised_schedules(ground.problem, energies) if entry.name.startswith("start")]
@@ -113,18 +123,19 @@ def made_up(count: int, loss_of: object, seeds: int = 2) -> list[dict[str, objec
     found = []
     for k in range(count):
         h = float(np.exp(rng.uniform(-1, 1)))
-        terms = np.array([2.0, 0, 3 * h * rng.random(), 0, 1e4 * h * rng.random(), 5 * h * rng.random(), 0])
+        terms = np.array([2.0, 0, 10 * h * rng.random(), 0, 3e4 * h * rng.random(), 25 * h * rng.random(), 0])
         forms = {form: {"terms": terms.tolist(), "h_total": h} for form in FORMS}
         for seed in range(seeds):
             loss = float(loss_of(terms, h))  # type: ignore[operator]
             outcome = {"loss": loss, "late_loss": loss, "accuracy": -loss, "gradient2": loss, "diverged": False, "least_loss": loss}
             head = {"cell": CELL.to_dict(), "schedule": f"random-{k}", "seed": seed, "seconds": 0.5, "uploads": 10}
+            head["assignments"] = [[k, 0, 1, 1, 1]]
             found.append({**head, **outcome, "h_total": h, "energy_j": float(np.exp(rng.uniform(-0.5, 0.5))), "forms": forms})
     return found
 
 
 def test_guides_are_judged_by_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    multipliers = np.array([1.0, 1, 1, 0, 1e-4, 0.2, 0])
+    multipliers = np.array([1.0, 1, 0.3, 0, 3e-5, 0.04, 0])
     records = made_up(40, lambda terms, h: np.tanh(guide_values(multipliers, terms[None], np.array([h]))[0] / 9))
     monkeypatch.setattr(guides, "FITTED", {"horizon": ("horizon 0",)})
     ((cell, mine),) = of_cells(records).items()
@@ -134,6 +145,10 @@ def test_guides_are_judged_by_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rho["fit, horizon"] > max(rho["plain 1/H"], rho["theorem"]) and rho["fit, horizon"] > 0.95
     assert result.decision["fit, horizon"].regret <= result.decision["plain 1/H"].regret
     assert judge(cell, mine[:10]) is None
+    twice = [*mine, *({**record, "schedule": f"again-{record['schedule']}"} for record in mine[:20])]
+    doubled = judge(cell, twice)
+    assert doubled is not None and doubled.schedules == 40 and len(doubled.losses) == 50
+    assert doubled.correlation == result.correlation
 
 
 def test_choices_at_equal_energy() -> None:
