@@ -14,24 +14,35 @@ the schedule, that is assignments, e, B, f, p and W:
 
 So min over schedules of max over the box is the problem at that corner: :func:`worst_case`. A schedule that is feasible there is feasible
 for every member of the box, with an objective no larger. Checked in ``tests/test_robust.py`` by random members and schedules.
+
+The worst is rarely true, and a plan for it is too cautious on average. The margin ``limits`` asks for less: assignments, e, B and W are
+decided now, and each device chooses f and p once it knows its channel and work (:mod:`schedopt.formulation.own_choice`). Then what can
+be done with the given constants and f ≤ f_max/(1+m), p ≤ p_max/(1+m)², can be done in the same time by every member whose gain, noise
+and cycles are within 1 + m, with f c'/c and p (N0'/N0)(gain/gain') (or f_min, if that is more), and spends at most (1+m)³ times as much:
+½ κ c e B f² grows by (c'/c)³, p T_ul by (1+m)², reception not at all. So with limits divided by (1+m), (1+m)² and (1+m)³ every upload
+can be made whatever the constants are, while the objective is that of the given ones.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import Any
 
 from schedopt.errors import InputError
 from schedopt.files import parse_problem
+from schedopt.formulation.own_choice import choose_by_device
 from schedopt.problem import Problem
+from schedopt.schedule import Schedule
 
-__all__ = ["Margins", "worst_case"]
+__all__ = ["Margins", "delivered", "worst_case"]
 
 
 @dataclass(frozen=True)
 class Margins:
     """By which share each constant may be off, 0 = exact; the names are those of the problem file.
 
+    ``limits``: room for gain, noise and cycles in the limits of frequency, power and energy; the objective does not look at it.
     Raises :class:`~schedopt.errors.InputError` for a share that is negative or no finite number.
     """
 
@@ -44,6 +55,7 @@ class Margins:
     gradient_drift: float = 0.0
     initial_gap: float = 0.0
     loss_drift: float = 0.0
+    limits: float = 0.0
 
     def __post_init__(self) -> None:
         for name, share in vars(self).items():
@@ -53,7 +65,7 @@ class Margins:
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """Constants that can have a margin."""
-        return tuple(field.name for field in fields(cls))
+        return tuple(field.name for field in fields(cls) if field.name != LIMITS)
 
     @classmethod
     def everywhere(cls, share: float) -> Margins:
@@ -62,17 +74,18 @@ class Margins:
 
     @classmethod
     def parse(cls, text: str) -> Margins:
-        """``SHARE`` (of :data:`COVERED`), ``physical=SHARE``, ``all=SHARE``, ``NAME=SHARE``, with commas between; later ones replace.
+        """``SHARE`` (of :data:`COVERED`) or ``NAME=SHARE``, NAME a constant, limits, physical or all; commas between, later ones replace.
 
         Raises :class:`~schedopt.errors.InputError` naming the entry that is none of these.
         """
         shares: dict[str, float] = {}
         for entry in text.split(","):
             name, equals, number = entry.strip().rpartition("=")
-            groups = {"all": cls.names(), "physical": PHYSICAL}
+            groups = {"all": cls.names(), "physical": PHYSICAL, LIMITS: (LIMITS,)}
             covered = groups.get(name.strip(), (name.strip(),)) if equals else COVERED
-            if covered[0] not in cls.names():
-                raise InputError(f"margin {entry.strip()!r}; must be SHARE or NAME=SHARE with all, physical, {', '.join(cls.names())}")
+            if covered[0] not in (LIMITS, *cls.names()):
+                known = ", ".join((*groups, *cls.names()))
+                raise InputError(f"margin {entry.strip()!r}; must be SHARE or NAME=SHARE with {known}")
             shares |= dict.fromkeys(covered, _share(entry, number))
         return cls(**shares)
 
@@ -81,6 +94,8 @@ class Margins:
         return ",".join(given) or "none"
 
 
+#: The margin that leaves constants as they are.
+LIMITS = "limits"
 #: All that decides whether an upload can be made in time and within the energy budgets.
 PHYSICAL = ("gain", "noise_w_per_hz", "cycles_per_sample")
 #: What a bare ``SHARE`` covers. Margins on the physical constants alone would make energy look dearer against the bounds than it is, and
@@ -99,7 +114,7 @@ def _share(entry: str, number: str) -> float:
 
 
 def worst_case(problem: Problem, margins: Margins) -> Problem:
-    """The member of the box that is worst for every schedule: least gain, everything else at its most.
+    """The member of the box that is worst for every schedule: least gain, everything else at its most; with room in its limits.
 
     Raises :class:`~schedopt.errors.InputError` where that leaves the numbers that a problem may have.
     """
@@ -118,4 +133,27 @@ def worst_case(problem: Problem, margins: Margins) -> Problem:
         device["gain"] = [value * least for value in gain] if isinstance(gain, list | tuple) else gain * least
         for pair in device["tasks"].values():
             raise_in(pair, "cycles_per_sample", "gradient_variance", "dissimilarity", "gradient_drift")
+        if margins.limits:
+            _leave_room(device, 1.0 + margins.limits)
     return parse_problem(data)
+
+
+def _leave_room(device: dict[str, Any], factor: float) -> None:
+    """Limits with which a device can still do what was planned if gain, noise and cycles are off by ``factor``."""
+    lowest, highest = device["freq_hz"]
+    highest /= factor
+    if lowest > highest:
+        # it computes at its lowest frequency at least: planned more slowly, at the same energy
+        device["capacitance"] *= (lowest / highest) ** 2
+        lowest = highest
+    device["freq_hz"] = [lowest, highest]
+    device["max_power_w"] /= factor**2
+    if device["energy_budget_j"] is not None:
+        device["energy_budget_j"] /= factor**3
+
+
+def delivered(problem: Problem, schedule: Schedule, margins: Margins) -> Schedule:
+    """What a schedule of :func:`worst_case` is for the problem as given: with room in the limits devices choose f and p by themselves."""
+    if not margins.limits:
+        return schedule
+    return choose_by_device(problem.arrays, schedule)[0]

@@ -23,7 +23,7 @@ from schedopt.io import load_schedule, save_problem
 from schedopt.objective import evaluate_objective
 from schedopt.physics import evaluate_physics, transmit_power_w
 from schedopt.problem import Problem
-from schedopt.robust import Margins, worst_case
+from schedopt.robust import Margins, delivered, worst_case
 from schedopt.schedule import Schedule
 
 #: Rounding of two evaluations of the same formula at different constants.
@@ -122,6 +122,8 @@ def test_the_worst_case_is_a_member_and_every_margin_acts() -> None:
         ("0.2", Margins(**{**vars(Margins.everywhere(0.2)), "smoothness": 0.0})),
         ("physical=0.2", Margins(gain=0.2, noise_w_per_hz=0.2, cycles_per_sample=0.2)),
         ("all=0.1", Margins.everywhere(0.1)),
+        ("limits=0.2", Margins(limits=0.2)),
+        ("limits=0.2,smoothness=0.1", Margins(limits=0.2, smoothness=0.1)),
         ("gain=0.2,dissimilarity=0.3", Margins(gain=0.2, dissimilarity=0.3)),
         ("all=0.1, gain=0.5", Margins(**{**vars(Margins.everywhere(0.1)), "gain": 0.5})),
         ("physical=0.2,noise_w_per_hz=0", Margins(gain=0.2, cycles_per_sample=0.2)),
@@ -135,6 +137,46 @@ def test_margins_are_read(text: str, expected: Margins) -> None:
 def test_margins_that_are_none_are_named(text: str) -> None:
     with pytest.raises(InputError, match="must be"):
         Margins.parse(text)
+
+
+@cases(80)
+@given(seed=seeds, corners=st.booleans())
+def test_room_in_the_limits_is_enough_for_every_member(seed: int, corners: bool) -> None:
+    """Every upload can be made by every member, by devices that choose for themselves, at (1+m)³ times the planned energy at most."""
+    rng = np.random.default_rng(seed)
+    data = random_problem(rng)
+    for device in data["devices"]:
+        if rng.random() < 0.3:  # a processor of one speed
+            device["freq_hz"][0] = device["freq_hz"][1]
+        if rng.random() < 0.5:
+            device["energy_budget_j"] = float(np.exp(rng.uniform(-3, 3)))
+    problem, margins = parse_problem(data), Margins(limits=float(rng.uniform(0.01, 0.8)))
+    share, tight = margins.limits, worst_case(problem, margins)
+    schedule = make_schedule(data, feasible_assignments(rng, tight.to_dict()))
+    if not validate_schedule(tight, schedule).feasible:
+        return
+    own = delivered(problem, schedule, margins)
+    assert validate_schedule(problem, own).feasible
+    assert evaluate_objective(problem, own).energy_j <= evaluate_objective(tight, schedule).energy_j * (1 + 1e-9)
+    member = random_member(rng, problem, Margins(gain=share, noise_w_per_hz=share, cycles_per_sample=share), corners=corners)
+    there, possible = choose_by_device(member.arrays, schedule)
+    assert np.all(possible)
+    assert validate_schedule(member, there).feasible
+    planned, spent = evaluate_physics(tight, schedule).energy_j, evaluate_physics(member, there).energy_j
+    assert np.all(spent <= planned * (1 + share) ** 3 * (1 + 1e-9))
+
+
+def test_room_is_left_in_the_limits_alone() -> None:
+    data = plain_problem()
+    data["devices"][0] |= {"freq_hz": [1e8, 1e9], "energy_budget_j": 2.0}
+    problem = parse_problem(data)
+    tight = worst_case(problem, Margins(limits=0.25)).arrays
+    given_arrays = problem.arrays
+    np.testing.assert_allclose(tight.freq_max_hz, given_arrays.freq_max_hz / 1.25)
+    np.testing.assert_allclose(tight.max_power_w, given_arrays.max_power_w / 1.25**2)
+    np.testing.assert_allclose(tight.energy_budget_j, given_arrays.energy_budget_j / 1.25**3)
+    changed = {"freq_max_hz", "max_power_w", "energy_budget_j", "windows"}
+    assert all(np.array_equal(getattr(tight, name), getattr(given_arrays, name)) for name in set(vars(tight)) - changed)
 
 
 def test_margins_beyond_numbers_are_named() -> None:
@@ -218,6 +260,23 @@ def test_solve_delivers_for_the_problem_as_given(problem_file: Path, tmp_path: P
     for _ in range(20):
         member = random_member(rng, file.problem, Margins.parse("0.2,smoothness=0.1"), corners=True)
         assert validate_schedule(member, file.schedule).feasible
+
+
+def test_solve_leaves_room_in_the_limits(problem_file: Path, tmp_path: Path) -> None:
+    output = tmp_path / "schedule.json"
+    done = solve_cli(problem_file, "--robust", "limits=0.2", "--json", "-o", str(output))
+    assert done.exit_code == 0, done.output
+    stated, file = json.loads(done.stdout), load_schedule(output)
+    assert stated["objective"] == pytest.approx(evaluate_objective(file.problem, file.schedule).objective, rel=1e-12)
+    assert stated["lower_bound"] is None and stated["worst_case"]["margins"]["limits"] == 0.2
+    assert validate_schedule(file.problem, file.schedule).feasible
+    physical = Margins(gain=0.2, noise_w_per_hz=0.2, cycles_per_sample=0.2)
+    for seed in range(20):
+        member = random_member(np.random.default_rng(seed), file.problem, physical, corners=True)
+        there, possible = choose_by_device(member.arrays, file.schedule)
+        assert np.all(possible) and validate_schedule(member, there).feasible
+    shown = solve_cli(problem_file, "--robust", "limits=0.2", "--solver", "greedy_energy")
+    assert "with room" in shown.output and "worst case" not in shown.output
 
 
 def test_solve_shows_the_worst_case(problem_file: Path) -> None:

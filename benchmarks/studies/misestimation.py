@@ -34,7 +34,14 @@ __all__ = ["STUDY", "execute", "misestimate"]
 PROBLEMS = ("small_4dev_2task", "10dev_3task_cnn", "10dev_3task_certified", "hetero_20dev_4task")
 SHARES = (0.1, 0.2, 0.3, 0.5)
 #: what --robust is given, by name
-MARGINS = {"none": "0", "half": "{half}", "robust": "{share}", "physical": "physical={share}", "all": "all={share}"}
+MARGINS = {
+    "none": "0",
+    "limits": "limits={share}",
+    "half": "{half}",
+    "robust": "{share}",
+    "physical": "physical={share}",
+    "all": "all={share}",
+}
 #: what may be lost at a share of 20 % with the robust switch
 TARGET_LOSS, TARGET_SHARE = 0.05, 0.2
 

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 __all__ = ["ROBUST_HELP", "Robust"]
 
 ROBUST_HELP = (
-    "Solve for the worst that constants can be: SHARE (0.2 = 20 %) on all but smoothness, or NAME=SHARE,... with a constant, physical"
-    " or all; the schedule then holds for all that they can be."
+    "Constants may be off: limits=SHARE (0.2 = 20 %) leaves room in the limits of frequency, power and energy; SHARE solves for the worst"
+    " that all but smoothness can be, NAME=SHARE,... for that of a constant, physical or all. Every upload can then be made."
 )
 
 
 @dataclass(frozen=True)
 class Robust:
-    """Margins, and ``problem``, the worst case that they allow of a given one."""
+    """Margins, and ``problem``, the worst case that they allow of a given one, with room in its limits."""
 
     margins: Margins
     problem: Problem
@@ -42,11 +42,13 @@ class Robust:
     def as_given(self, given: Problem, result: SolveResult) -> SolveResult:
         """The result for the problem as given: its own objective, and nothing that was proven or measured on another problem."""
         from schedopt.objective import evaluate_objective
+        from schedopt.robust import delivered
 
         if result.schedule is None:
             return result.replace(reason=f"in the worst case of {self.margins}: {result.reason or 'no feasible schedule was found'}")
-        objective = evaluate_objective(given, result.schedule).objective
-        return result.replace(objective=objective, lower_bound=None, lower_bound_method=None, kkt_residual=None)
+        schedule = delivered(given, result.schedule, self.margins)
+        objective = evaluate_objective(given, schedule).objective
+        return result.replace(schedule=schedule, objective=objective, lower_bound=None, lower_bound_method=None, kkt_residual=None)
 
     def summary(self, result: SolveResult) -> dict[str, Any]:
         """What ``--json`` says of the worst case, of which ``result`` is."""
@@ -60,4 +62,5 @@ class Robust:
 
     def line(self, result: SolveResult, bound_text: str) -> str:
         """What the table says of it; ``bound_text``: of its lower bound."""
-        return f"worst case    {number(result.objective)} with {self.margins}; lower bound {bound_text}"
+        what = "worst case" if any(getattr(self.margins, name) for name in self.margins.names()) else "with room"
+        return f"{what:<14}{number(result.objective)} with {self.margins}; lower bound {bound_text}"
