@@ -175,9 +175,9 @@ class Simulation:
 
 
 def _refuse_infeasible(report: ValidationReport) -> None:
-    """Constraints 1 to 6 must hold; the others concern the bound and the mode, not what can be executed."""
+    """What can be executed may break what concerns the bound and the mode."""
     for check in report.checks:
-        if not check.ok and check.name[0].isdigit():
+        if not check.ok and check.physical:
             worst = max(check.violations, key=lambda violation: violation.amount)
             value, limit = _apart(worst.value, worst.limit)
             raise InfeasibleError(

@@ -49,6 +49,11 @@ class ConstraintCheck:
         """No violated row."""
         return not self.violations
 
+    @property
+    def physical(self) -> bool:
+        """Whether it is one of constraints 1 to 6, without which a schedule cannot be executed; the others concern bound and mode."""
+        return self.name[0].isdigit()
+
 
 @dataclass(frozen=True)
 class ValidationReport:

@@ -110,18 +110,22 @@ def _live() -> Iterator[Callable[[str], None]]:
 
 
 def _deliver(job: Job, *, as_json: bool) -> None:
-    """The file, the pictures, the tables."""
+    """The file, the pictures, the tables; the tables also where a file cannot be written, for what they tell took long to make."""
     from fl_runtime.compare.table import print_tables, summary_of
 
-    found = job.write(interrupted=False)
-    for path in job.draw():
-        click.echo(f"drawn: {path}", err=True)
-    if job.output == STDOUT:
-        return
-    if as_json:
-        print_json(summary_of(found, job.output))
-    else:
-        print_tables(found, job.output)
+    found, written = job.report(interrupted=False), False
+    try:
+        job.write(found)
+        written = True
+        for path in job.draw():
+            click.echo(f"drawn: {path}", err=True)
+    finally:
+        kept = job.output if written else None
+        if job.output != STDOUT:
+            if as_json:
+                print_json(summary_of(found, kept))
+            else:
+                print_tables(found, kept)
 
 
 def _prepare(problem_path: str, options: dict[str, Any], *, as_json: bool) -> Job:

@@ -79,26 +79,28 @@ class Job:
             self._warn(contest.warnings[told:])
             told = len(contest.warnings)
             if self._lasting and time.monotonic() - last >= WRITE_EVERY_S:
-                self.write(interrupted=True)
+                self.write(self.report(interrupted=True))
                 last = time.monotonic()
 
         with download_bars() as bars:
             contest.run(show, progress=bars, after=after)
         self._warn(f"{name} is left out: {reason}" for name, reason in contest.excluded.items())
 
-    def write(self, *, interrupted: bool) -> dict[str, Any]:
-        """The report of all that there is, written if there is a file for it."""
+    def report(self, *, interrupted: bool) -> dict[str, Any]:
+        """All that there is."""
         elapsed = time.monotonic() - self.begun
-        found = comparison(self._contest, self.wanted, self.targets, interrupted=interrupted, notes=self.notes, wall_s=elapsed)
+        return comparison(self._contest, self.wanted, self.targets, interrupted=interrupted, notes=self.notes, wall_s=elapsed)
+
+    def write(self, report: dict[str, Any]) -> None:
+        """Write a report if there is a file for it."""
         if self.output is not None:
-            write_output(self.output, text_of(found))
-        return found
+            write_output(self.output, text_of(report))
 
     def rescue(self) -> str:
         """Write what is done after an interruption, and say so."""
         if self.contest is None or not self.contest.runs:
             return "interrupted; nothing had been trained yet"
-        self.write(interrupted=True)
+        self.write(self.report(interrupted=True))
         if self.output is None:
             return f"interrupted after {len(self.contest.runs)} runs; with -o FILE they would have been kept"
         if not self._lasting:

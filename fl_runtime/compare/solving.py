@@ -71,7 +71,7 @@ def given_schedule(path: str, problem: Problem) -> OwnSchedule:
     schedule = load_schedule_for(problem, path)
     own = _own(problem, f"file {os.path.basename(path)}", f"given in {os.path.basename(path)}", schedule)
     for check in validate_schedule(problem, own.schedule).checks:
-        if not check.ok and check.name[0].isdigit():  # constraints 1 to 6; the others concern bound and mode
+        if not check.ok and check.physical:
             raise InfeasibleError(f"{path}: cannot be executed on this problem: {check.name} is violated; 'schedopt validate' tells all")
     return own
 

@@ -192,5 +192,5 @@ def _value(problem: Problem, plan: Schedule, running: Schedule) -> tuple[int, fl
     """How many limits of the mode and the theory ``plan`` breaks beside running work, and the exact objective of both; less is better."""
     both = plan.concat(running.replace(start=np.maximum(running.start, 0)))
     report = validate_schedule(problem, both)
-    broken = sum(not check.ok for check in report.checks if not check.name[0].isdigit())
+    broken = sum(not check.ok for check in report.checks if not check.physical)
     return broken, report.evaluation.objective

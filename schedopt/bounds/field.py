@@ -7,6 +7,7 @@ a :class:`~schedopt.bounds.base.Condition` like its step sizes, so that a value 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -174,7 +175,7 @@ def algorithm_checks(setting: FieldSetting, *names: str) -> tuple[Check, ...]:
     return tuple(by_name[name] for name in names)
 
 
-class FieldBound:
+class FieldBound(ABC):
     """A published bound: subclasses say what it is and compute one task.
 
     It is certified where all conditions hold, if it is a bound at all and assumes nothing that a schedule cannot show.
@@ -189,9 +190,9 @@ class FieldBound:
     assumed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @abstractmethod
     def task(self, setting: FieldSetting) -> TaskBound:
         """The bound of one task."""
-        raise NotImplementedError
 
     def evaluate(self, problem: Problem, schedule: Schedule) -> BoundValue:
         """The bound of every task of a schedule."""

@@ -111,6 +111,12 @@ def test_tables(files: Path) -> None:
         assert text in shown.stdout, text
 
 
+def test_tables_are_shown_where_the_report_cannot_be_written(files: Path) -> None:
+    done = given(files, "-o", "/dev/full")
+    assert done.exit_code == 2 and "/dev/full: No space left on device" in done.stderr
+    assert "our schedules beside policies" in done.stdout and "/dev/full" not in done.stdout
+
+
 def test_policies_are_listed(files: Path) -> None:
     shown = call(files, "--policy", "help")
     assert shown.exit_code == 0 and "alpha" in shown.stdout and "closed_loop" in shown.stdout
