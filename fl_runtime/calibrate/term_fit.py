@@ -57,7 +57,7 @@ PLAIN: FloatArray = np.where([term in ("opt", "loss") for term in TERMS], START,
 TIMES: dict[tuple[str, ...], tuple[float, ...]] = {
     ("part",): (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0),
     ("local", "data"): (0.0, 0.03, 0.1, 0.3, 1.0, 3.0),
-    ("noise", "stale"): (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
+    ("noise", "stale"): (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
 }
 #: Rank correlation that a number e times from 1 costs (0 is as far as :data:`LEAST_TIMES`).
 PULL, LEAST_TIMES = 0.002, 0.01
