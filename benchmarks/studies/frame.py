@@ -163,6 +163,8 @@ def _cell(value: str | float | int | None) -> str:
 def _save_picture(study: Study, records: Sequence[Record], path: Path) -> None:
     from matplotlib.figure import Figure
 
+    if not records:
+        return  # axes without lines
     figure = Figure(figsize=(12, 4.6), layout="constrained")
     study.draw(records, figure)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -159,7 +159,8 @@ def _tables(records: Sequence[Record]) -> list[Table]:
                 rows.append([problem, _percent(share), margin, len(lost), *figures, dropped, planned, missed])
     note = (
         "loss: of the exact objective under the truth, against the schedule solved for the truth in the same time. none: the solver trusts"
-        " its constants; half, robust: --robust at half the share and at the share; physical: gain, noise, cycles; all: smoothness too."
+        " its constants; limits: --robust limits at the share; half, robust: --robust at half the share and at the share; physical: gain,"
+        " noise, cycles; all: smoothness too."
         " Conditions missed: solves after which C1 or C2 fails under the truth where it is enforced; their loss compares unlike things."
     )
     prices = _prices(records)
