@@ -262,7 +262,9 @@ def _candidates(runs: _Runs) -> tuple[FloatArray, FloatArray]:
     multipliers[_PLAIN] = PLAIN
     used = np.array([group.any() for group in groups])
     away = np.log(np.maximum(times, LEAST_TIMES)) * used
-    return multipliers, PULL * np.sqrt((away**2).sum(axis=1))
+    cost = PULL * np.sqrt((away**2).sum(axis=1))
+    cost[_PLAIN] = 0.0  # it is as simple
+    return multipliers, cost
 
 
 def _best(guides: FloatArray, cost: FloatArray, runs: _Runs) -> int:
