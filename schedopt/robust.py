@@ -20,7 +20,8 @@ decided now, and each device chooses f and p once it knows its channel and work 
 be done with the given constants and f ≤ f_max/(1+m), p ≤ p_max/(1+m)², can be done in the same time by every member whose gain, noise
 and cycles are within 1 + m, with f c'/c and p (N0'/N0)(gain/gain') (or f_min, if that is more), and spends at most (1+m)³ times as much:
 ½ κ c e B f² grows by (c'/c)³, p T_ul by (1+m)², reception not at all. So with limits divided by (1+m), (1+m)² and (1+m)³ every upload
-can be made whatever the constants are, while the objective is that of the given ones.
+can be made whatever the constants are, while the objective is that of the given ones. The total energy of mode ``min_bound`` is no limit of
+a device; it is kept at the given constants.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ class Margins:
         for name, share in vars(self).items():
             if not 0 <= share < math.inf:
                 raise InputError(f"margin {name} = {share:g}; must be a finite number, at least 0")
+        if self.limits > MOST_ROOM:
+            raise InputError(f"margin limits = {self.limits:g}; must be at most {MOST_ROOM:g}")
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -94,8 +97,9 @@ class Margins:
         return ",".join(given) or "none"
 
 
-#: The margin that leaves constants as they are.
-LIMITS = "limits"
+#: The margin that leaves constants as they are, its largest value, and what is left beyond it: a device that needs all of its power or
+#: speed in the worst case must not miss its deadline by rounding.
+LIMITS, MOST_ROOM, BEYOND = "limits", 1e6, 1e-6
 #: All that decides whether an upload can be made in time and within the energy budgets.
 PHYSICAL = ("gain", "noise_w_per_hz", "cycles_per_sample")
 #: What a bare ``SHARE`` covers. Margins on the physical constants alone would make energy look dearer against the bounds than it is, and
@@ -134,7 +138,7 @@ def worst_case(problem: Problem, margins: Margins) -> Problem:
         for pair in device["tasks"].values():
             raise_in(pair, "cycles_per_sample", "gradient_variance", "dissimilarity", "gradient_drift")
         if margins.limits:
-            _leave_room(device, 1.0 + margins.limits)
+            _leave_room(device, (1.0 + margins.limits) * (1.0 + BEYOND))
     return parse_problem(data)
 
 

@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from benchmarks.arguments import at_least
+from benchmarks.arguments import at_least, positive
 from benchmarks.output import run_and_deliver
 from benchmarks.validation.decisions import DecisionResult, Kept, decide
 from benchmarks.validation.decisions_table import deliver_decisions
 from benchmarks.validation.ground import MODELS, PARTITIONS, RATIOS, Cell, Ground, cells, make_ground
 from benchmarks.validation.guides import judge, of_cells
 from benchmarks.validation.plot import check_plot, save_pictures
-from benchmarks.validation.runs import Record, key_of, read_records, record_of
+from benchmarks.validation.runs import Record, key_of, open_to_add, read_records, record_of
 from benchmarks.validation.schedules import Named, factor_schedules, optimised_schedules, random_schedules
 from benchmarks.validation.table import missed, print_results, results_text
 from fl_runtime.calibrate.term_choice import LEAST_RUNS
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--test-seeds", type=at_least(1), default=10, metavar="N", help="of the test in --decide (default: 10)")
     parser.add_argument("--data", nargs="+", choices=dataset_names(), default=None, metavar="NAME", help="default: mnist fashion-mnist")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=None, metavar="MODEL", help="default: all")
-    parser.add_argument("--ratios", nargs="+", type=float, default=None, metavar="R", help="eta beta e at most (default: 0.05 0.6 4 10)")
+    parser.add_argument("--ratios", nargs="+", type=positive, default=None, metavar="R", help="eta beta e at most (default: 0.05 0.6 4 10)")
     parser.add_argument("--partitions", nargs="+", default=None, metavar="P", help="default: dirichlet:0.1 dirichlet:0.3 dirichlet:10")
     parser.add_argument("--drift", default="", help="change of the data, as of simulate, e.g. labels:0.02 (default: none)")
     parser.add_argument("--schedules", type=at_least(1), default=None, metavar="N", help="random schedules of a cell (default: 40)")
@@ -135,7 +135,6 @@ def _new_runs(options: argparse.Namespace, done: set[str]) -> Iterator[Record]:
 def _decisions(options: argparse.Namespace) -> Iterator[DecisionResult]:
     """Cells calibrated and tested; runs of ``--runs`` are not repeated."""
     records = {key_of(record): record for record in (read_records(Path(options.runs)) if options.runs else ())}
-    Path(options.decide).parent.mkdir(parents=True, exist_ok=True)
     limits = float(options.limits[0]), float(options.limits[1])
     kept, count, chosen = Kept(Path(options.decide)), options.schedules or 40, _chosen(options)
     for number, cell in enumerate(chosen):
@@ -154,8 +153,7 @@ def _results(options: argparse.Namespace) -> Iterator[Record]:
     if options.runs is None:
         yield from _new_runs(options, done)
         return
-    Path(options.runs).parent.mkdir(parents=True, exist_ok=True)
-    with open(options.runs, "a", encoding="utf-8") as file:
+    with open_to_add(Path(options.runs)) as file:
         for record in _new_runs(options, done):
             file.write(json.dumps(plain(record), allow_nan=False) + "\n")
             file.flush()

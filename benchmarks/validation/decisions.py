@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.validation.ground import Cell, Ground
-from benchmarks.validation.runs import Record, features, key_of, train
+from benchmarks.validation.runs import Record, features, key_of, lines_of, open_to_add, train
 from benchmarks.validation.schedules import BUDGETS, judged_by, random_schedules
 from fl_runtime.calibrate.term_choice import QUANTILES, admitted, guide_of, ranked
 from fl_runtime.calibrate.term_fit import PilotSample, best_form, guide_values, rank_correlation
 from fl_runtime.calibrate.term_pilots import SATURATIONS
 from fl_runtime.calibrate.tournament import Guide, Tournament, find_schedules, optimise, plain_guide
+from schedopt.errors import InputError
 from schedopt.jsontext import plain
 from schedopt.objective import evaluate_objective
 from schedopt.problem import Problem
@@ -42,11 +43,9 @@ class Kept:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self._known: dict[str, Any] = {}
-        for line in path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else ():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:  # the last line was cut off
-                continue
+        for number, entry in lines_of(path) if path is not None else ():
+            if not (isinstance(entry, dict) and entry.keys() == {"key", "value"}):
+                raise InputError(f"{path}: line {number} is no value that was kept; must be a file of --decide")
             self._known[_text(entry["key"])] = entry["value"]
 
     def get(self, key: list[Any], make: Callable[[], Any]) -> Any:
@@ -55,7 +54,7 @@ class Kept:
         if text not in self._known:
             self._known[text] = plain(make())
             if self.path is not None:
-                with open(self.path, "a", encoding="utf-8") as file:
+                with open_to_add(self.path) as file:
                     file.write(json.dumps({"key": plain(key), "value": self._known[text]}, allow_nan=False) + "\n")
         return self._known[text]
 

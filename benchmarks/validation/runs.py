@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -22,11 +22,12 @@ from fl_runtime.task_run import MODEL_STREAM, TaskRun, seed_of
 from fl_runtime.timeline import Timeline
 from fl_runtime.training import LocalTrainer
 from schedopt.bounds.async_schedule import STALE_FACTOR, aggregate, raw_terms
+from schedopt.errors import InputError
 from schedopt.objective import evaluate_objective
 from schedopt.problem import Problem
 from schedopt.schedule import Schedule
 
-__all__ = ["FORMS", "SATURATIONS", "Record", "features", "key_of", "read_records", "record_of", "train"]
+__all__ = ["FORMS", "SATURATIONS", "Record", "features", "key_of", "lines_of", "open_to_add", "read_records", "record_of", "train"]
 
 Record = dict[str, Any]
 
@@ -47,14 +48,37 @@ def key_of(record: Mapping[str, Any]) -> str:
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """The records of a file; a last line that was cut off does not count."""
-    if not path.exists():
-        return
-    for line in path.read_text(encoding="utf-8").splitlines():
+    """The records of a file; a line that was cut off does not count. Raises :class:`~schedopt.errors.InputError` for other files."""
+    for number, record in lines_of(path):
+        if not (isinstance(record, dict) and {"cell", "schedule", "seed", "forms"} <= record.keys()):
+            raise InputError(f"{path}: line {number} is no run; must be a file of --runs")
+        yield record
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, Any]]:
+    """The values of a file of JSON lines with their numbers; a line that was cut off does not count.
+
+    Raises :class:`~schedopt.errors.InputError` for what cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}; must be a file of JSON lines") from error
+    for number, line in enumerate(text.splitlines(), 1):
         try:
-            yield json.loads(line)
+            yield number, json.loads(line)
         except json.JSONDecodeError:
             continue
+
+
+def open_to_add(path: Path) -> TextIO:
+    """A file of lines, made with its folder if there is none, to add to; a last line that was cut off is ended."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
+    file = open(path, "a", encoding="utf-8")
+    if not whole:
+        file.write("\n")
+    return file
 
 
 def record_of(ground: Ground, name: str, schedule: Schedule, seed: int) -> Record:

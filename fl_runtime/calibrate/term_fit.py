@@ -275,6 +275,8 @@ def _best(guides: FloatArray, cost: FloatArray, runs: _Runs) -> int:
 def _unseen(guides: FloatArray, cost: FloatArray, runs: _Runs, rng: np.random.Generator) -> FloatArray:
     """Place of every run among all by the candidate that is best without the run's fold; a group is never divided."""
     groups = int(runs.group.max()) + 1
+    if groups < 2:
+        return np.zeros(len(runs.group))  # nothing is unseen
     fold = (rng.permutation(groups) % min(FOLDS, groups))[runs.group]
     places, found = runs.places(guides), np.empty(len(fold))
     for k in range(int(fold.max()) + 1):

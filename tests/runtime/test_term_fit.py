@@ -118,6 +118,12 @@ def test_runs_of_one_group_are_not_on_both_sides() -> None:
     assert fit.spearman < 0.5 and fit.spearman >= fit.spearman_plain
 
 
+def test_runs_of_a_single_group_say_nothing_of_unseen_ones() -> None:
+    terms, h_total = random_runs(20, 4)
+    fit = fit_terms(samples_of(terms, h_total, loss_of(guide_values(PLANTED, terms, h_total)), group="one"), seed=0)
+    assert fit.chosen in ("start", "plain") and fit.spearman == max(fit.spearman_start, fit.spearman_plain)
+
+
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**31), st.integers(LEAST_SAMPLES, 20), st.floats(1e-12, 1e12))
 def test_never_below_plain_h_and_always_finite(seed: int, count: int, size: float) -> None:

@@ -17,7 +17,7 @@ from benchmarks.validation.decisions import AtEnergy, Kept
 from benchmarks.validation.ground import Cell, Ground, make_ground
 from benchmarks.validation.guides import Cap, caps, decision, judge, of_cells
 from benchmarks.validation.plot import save_pictures
-from benchmarks.validation.runs import FORMS, features, read_records, record_of
+from benchmarks.validation.runs import FORMS, features, open_to_add, read_records, record_of
 from benchmarks.validation.schedules import FACTORS, OPTIMISED, factor_schedules, judged_by, optimised_schedules, random_schedules
 from fl_runtime.calibrate.term_choice import LEAST_RUNS
 from fl_runtime.calibrate.term_fit import guide_values
@@ -115,6 +115,12 @@ def test_records_say_what_training_gave(ground: Ground, tmp_path: Path) -> None:
     file = tmp_path / "runs.jsonl"
     file.write_text(json.dumps(record) + "\n" + json.dumps(record)[:50])
     assert [entry["loss"] for entry in read_records(file)] == [record["loss"]]
+    with open_to_add(file) as added:
+        added.write(json.dumps(again) + "\n")
+    assert [entry["loss"] for entry in read_records(file)] == [record["loss"]] * 2
+    with open_to_add(tmp_path / "new" / "runs.jsonl") as added:
+        added.write(json.dumps(again) + "\n")
+    assert len(list(read_records(tmp_path / "new" / "runs.jsonl"))) == 1
 
 
 def made_up(count: int, loss_of: object, seeds: int = 2) -> list[dict[str, object]]:
@@ -238,6 +244,14 @@ def test_wins_are_of_seeds() -> None:
 def test_bad_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--analyse", "--runs", str(tmp_path / "none.jsonl")]) == 2
     assert "must be a file of runs" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as caught:
-        command.main(["--models", "perceptron"])
-    assert caught.value.code == 2
+    for wrong in (["--models", "perceptron"], ["--ratios", "-1"], ["--ratios", "nan"], ["--draw", "-1"]):
+        with pytest.raises(SystemExit) as caught:
+            command.main(wrong)
+        assert caught.value.code == 2
+    for text in ('{"a": 1}\n', "5\n"):
+        (tmp_path / "other.jsonl").write_text(text)
+        assert command.main(["--analyse", "--runs", str(tmp_path / "other.jsonl")]) == 2
+        assert "line 1 is no run" in capsys.readouterr().err
+        assert command.main(["--decide", str(tmp_path / "other.jsonl")]) == 2
+        assert "line 1 is no value that was kept" in capsys.readouterr().err
+    assert command.main(["--runs", str(tmp_path)]) == 2 and "must be a file" in capsys.readouterr().err
