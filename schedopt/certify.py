@@ -61,8 +61,8 @@ class Certifier:
         a = self.problem.arrays
         self.active = a.weight > 0
         least = least_error(self.problem, self.candidates)
-        first = tuple(side[self.active] for side in _first_box(self.problem, self.candidates, upper, least))
-        self._search = RatioSearch(FACTOR * a.weight[self.active], fixed_terms(a)[self.active], least[self.active], first)
+        h_low, h_high, n_high = (side[self.active] for side in _first_box(self.problem, self.candidates, upper, least))
+        self._search = RatioSearch(FACTOR * a.weight[self.active], fixed_terms(a)[self.active], least[self.active], (h_low, h_high, n_high))
         # V is a sum of energies, or nothing: never negative
         self._search.add(Cut(np.zeros(a.num_tasks), np.zeros(a.num_tasks), 0.0), self.active)
 

@@ -77,8 +77,8 @@ def _check(
     name: str,
     statement: str,
     unit: str,
-    value: FloatArray,
-    limit: FloatArray | float,
+    value: np.ndarray,
+    limit: np.ndarray | float,
     where: Callable[[int], str],
     tolerance: float,
 ) -> ConstraintCheck:
@@ -90,7 +90,7 @@ def _check(
     scale = np.maximum(np.abs(np.where(np.isfinite(limit), limit, 0.0)), np.abs(np.where(np.isfinite(value), value, 0.0)))
     # NaN must count as violated, so the test is for "satisfied"
     bad = np.flatnonzero(~(amount <= tolerance * scale))
-    violations = tuple(Violation(where(k), float(value[k]), float(limit[k]), float(amount[k]), unit) for k in bad)
+    violations = tuple(Violation(where(int(k)), float(value[k]), float(limit[k]), float(amount[k]), unit) for k in bad)
     if not len(value):
         return ConstraintCheck(name, statement, unit, 0, -np.inf, "", violations)
     worst = int(np.argmax(np.where(np.isnan(amount), np.inf, amount)))
@@ -152,7 +152,9 @@ def _box_checks(problem: Problem, schedule: Schedule, tol: float) -> Iterator[Co
     a, where = problem.arrays, _labels(problem, schedule)
     i, j = schedule.device, schedule.task
 
-    def box(field: str, value: FloatArray, low: FloatArray | float, high: FloatArray | float, unit: str, slack: float):
+    def box(
+        field: str, value: FloatArray, low: np.ndarray | float, high: np.ndarray | float, unit: str, slack: float
+    ) -> Iterator[ConstraintCheck]:
         yield _check(f"4 {field} low", f"{field} >= lower limit", unit, -value, -np.asarray(low, float), where, slack)
         yield _check(f"4 {field} high", f"{field} <= upper limit", unit, value, np.asarray(high, float), where, slack)
 

@@ -309,7 +309,8 @@ def read_bytes(path: PathLike, *, most: int | None = None) -> bytes:
 def save_iterate(path: PathLike, iterate: NativeIterate) -> None:
     """Write what a run of the native route leaves behind (``.npz``), whole or not at all. Raises :class:`~schedopt.errors.InputError`."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **iterate.arrays())
+    arrays: dict[str, Any] = iterate.arrays()
+    np.savez_compressed(buffer, **arrays)
     write_bytes(path, buffer.getvalue())
 
 

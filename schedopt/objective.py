@@ -66,9 +66,9 @@ def evaluate_objective(problem: Problem, schedule: Schedule) -> Evaluation:
     return Evaluation(
         objective=objective,
         energy_j=total,
-        task_energy_j=np.bincount(schedule.task, weights=energy, minlength=arrays.num_tasks),
+        task_energy_j=np.bincount(schedule.task, weights=energy, minlength=arrays.num_tasks),  # type: ignore[arg-type]  # stubs know no weights
         task_assignments=np.bincount(schedule.task, minlength=arrays.num_tasks),
-        device_energy_j=np.bincount(schedule.device, weights=energy, minlength=arrays.num_devices),
+        device_energy_j=np.bincount(schedule.device, weights=energy, minlength=arrays.num_devices),  # type: ignore[arg-type]  # stubs know no weights
         bound=bound,
         physics=physics,
     )

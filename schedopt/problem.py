@@ -404,7 +404,8 @@ def check_consistency(problem: Problem) -> None:
     Raises ``PydanticCustomError`` whose message starts with the path of the field.
     """
     _check_sizes(problem)
-    for kind, items in (("tasks", problem.tasks), ("devices", problem.devices)):
+    named: tuple[tuple[str, tuple[Task | Device, ...]], ...] = (("tasks", problem.tasks), ("devices", problem.devices))
+    for kind, items in named:
         seen: dict[str, int] = {}
         for k, item in enumerate(items):
             if item.name in seen:

@@ -36,7 +36,7 @@ def repair(problem: Problem, schedule: Schedule) -> State | None:
     return None
 
 
-def _shrink(problem: Problem, schedule: Schedule, which: np.ndarray, factor: float) -> Schedule:
+def _shrink(problem: Problem, schedule: Schedule, which: np.ndarray, factor: np.ndarray | float) -> Schedule:
     """Less work for the assignments in the mask: smaller batches first, then fewer steps; those at their least are dropped."""
     a = problem.arrays
     least = a.min_batch[schedule.task]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from schedopt.formulation.candidates import Candidates, best_paths, price
+from schedopt.formulation.candidates import Candidates, Columns, best_paths, price
 from schedopt.problem import FloatArray, IntArray, Problem
 from schedopt.sca.loop import RelaxedSolution, next_model, next_scale
 from schedopt.sca.master import MasterPoint, solve_master
@@ -16,7 +16,7 @@ from schedopt.schedule import Schedule
 __all__ = ["dive", "round_columns"]
 
 
-def supported_plans(candidates: Candidates, point: MasterPoint) -> tuple[IntArray, FloatArray]:
+def supported_plans(candidates: Candidates, point: MasterPoint[Columns]) -> tuple[IntArray, FloatArray]:
     """Plan of each device with the most weight per slot, and how decided each device is.
 
     Returns candidate indices of all plans and, per device, the share of its used slots that its plan explains (shape (I,)).
@@ -79,7 +79,7 @@ def dive(
     return fixed, point
 
 
-def round_columns(problem: Problem, candidates: Candidates, chosen: IntArray, point: MasterPoint) -> Schedule:
+def round_columns(problem: Problem, candidates: Candidates, chosen: IntArray, point: MasterPoint[Columns]) -> Schedule:
     """Whole steps and batches for the chosen candidates, near the averages of their columns (resources not yet set).
 
     Candidates of negligible weight are left out.

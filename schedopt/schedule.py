@@ -58,7 +58,8 @@ class Schedule:
     @classmethod
     def empty(cls) -> Schedule:
         """A schedule without assignments."""
-        return cls(*([[]] * 9))
+        nothing: list[Any] = [[]] * 9
+        return cls(*nothing)
 
     @classmethod
     def from_records(cls, records: Iterable[Sequence[float]]) -> Schedule:
@@ -79,7 +80,7 @@ class Schedule:
         """κ = b − 1 − a, aggregation instants missed by each assignment, shape (n,)."""
         return self.end - 1 - self.start
 
-    def take(self, index: np.ndarray) -> Schedule:
+    def take(self, index: np.ndarray | Sequence[int]) -> Schedule:
         """The assignments at ``index`` (positions or a mask)."""
         return Schedule(*(getattr(self, field.name)[index] for field in fields(self)))
 

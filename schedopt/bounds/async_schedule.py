@@ -58,7 +58,7 @@ def prox_step_square_sum(steps: FloatArray, shrink: FloatArray) -> FloatArray:
     return prox_step_sum(steps, shrink * (2.0 - shrink))
 
 
-def minibatch_variance(variance: FloatArray, batch: FloatArray, samples: FloatArray) -> FloatArray:
+def minibatch_variance(variance: FloatArray, batch: FloatArray, samples: FloatArray | IntArray) -> FloatArray:
     """σ²(B) = V (1/B − 1/D), mini-batches drawn without replacement; never negative."""
     return variance * np.maximum(1.0 / np.asarray(batch, float) - 1.0 / np.asarray(samples, float), 0.0)
 
@@ -115,7 +115,7 @@ def aggregate(arrays: ProblemArrays, schedule: Schedule) -> Aggregates:
         noise_instant=_sum_at(shape, j, schedule.end, noise),
         stale_span=np.maximum(np.cumsum(opened, axis=1), 0.0),
         h_device=h_device,
-        h_total=np.bincount(j, weights=h, minlength=arrays.num_tasks),
+        h_total=np.bincount(j, weights=h, minlength=arrays.num_tasks),  # type: ignore[arg-type]  # stubs know no weights
         windows=None if arrays.windows is None else window_sums(arrays, schedule, arrays.windows, h, noise),
     )
 
@@ -133,7 +133,8 @@ def raw_terms(problem: Problem, schedule: Schedule, sums: Aggregates) -> FloatAr
     beta_eta = a.smoothness[j] * a.learning_rate[j]
 
     def per_task(values: FloatArray) -> FloatArray:
-        return np.bincount(j, weights=values, minlength=a.num_tasks)
+        sums: np.ndarray = np.bincount(j, weights=values, minlength=a.num_tasks)
+        return sums
 
     local = LOCAL_NOISE_FACTOR * steps * sums.sigma2 + LOCAL_DRIFT_FACTOR * steps**2 * delta**2
     terms = {

@@ -211,7 +211,7 @@ def _reached(problem: Problem, at: MasterPoint, c: PlanColumns, weights: FloatAr
     demand = _demand(problem, c, weights)
     used = weights / np.maximum(demand, 1.0)[c.end - 1]
     pair = c.device * a.num_tasks + c.task
-    h_device = np.bincount(pair, weights=c.h * used, minlength=a.has_data.size).reshape(a.has_data.shape)
+    h_device: np.ndarray = np.bincount(pair, weights=c.h * used, minlength=a.has_data.size).reshape(a.has_data.shape)
     h = np.maximum(h_device.sum(axis=0), 1e-300)
     distance = (np.abs(h_device - a.aggregation_weight * h) * a.dissimilarity).sum(axis=0)
     error = np.bincount(c.task, weights=c.error * used, minlength=a.num_tasks) + participation_groups(problem).factor * distance**2 / h

@@ -43,7 +43,7 @@ class _Exchange:
         #: slots of each column, shape (n, longest), padded with its last one
         self.slots = columns.start[:, None] + np.minimum(offset, (span - 1)[:, None])
         self.user = np.full((a.num_devices, a.slots), -1)
-        self.h = np.zeros(a.has_data.shape)
+        self.h: FloatArray = np.zeros(a.has_data.shape)
         for k in np.flatnonzero(planned):
             self._put(np.array([k]))
 

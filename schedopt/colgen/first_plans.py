@@ -37,7 +37,7 @@ def first_plans(problem: Problem, ask: Callable[..., Sequence[Plans]], tick: Cal
     h = a.learning_rate * a.server_rate * a.max_steps * a.slots
     crossed, seen, raised = ~needed, ~needed, np.ones(a.slots)
     pool: SharedPool | None = None
-    reached = np.zeros(a.num_tasks)
+    reached: np.ndarray = np.zeros(a.num_tasks)
     for _ in range(_MOST_ROUNDS):
         prices = first_prices(problem, h, 0.5 * fixed)
         request = PlanRequest(Prices(prices.energy, prices.bandwidth * raised, prices.value, prices.noise), near=NEAR)

@@ -32,7 +32,7 @@ _FIRST_SHARE, _LESS = 0.5, 0.4
 _WORTH_A_ROUND = 2e-4
 
 
-def supported_plans(problem: Problem, point: MasterPoint) -> tuple[np.ndarray, FloatArray]:
+def supported_plans(problem: Problem, point: MasterPoint[PlanColumns]) -> tuple[np.ndarray, FloatArray]:
     """Columns of the plan of each device with the most weight per slot (mask), and the share of its used slots that it explains, (I,)."""
     a, columns = problem.arrays, point.columns
     span = columns.end - columns.start
@@ -57,7 +57,7 @@ def supported_plans(problem: Problem, point: MasterPoint) -> tuple[np.ndarray, F
 
 
 def dive_plans(
-    problem: Problem, relaxed: MasterPoint, *, backend: str, rounds: int, tick: Callable[[], None]
+    problem: Problem, relaxed: MasterPoint[PlanColumns], *, backend: str, rounds: int, tick: Callable[[], None]
 ) -> tuple[PlanColumns, FloatArray]:
     """Fix the plans of the most decided devices, solve the master over what is left of the columns, and repeat.
 
@@ -86,7 +86,7 @@ def dive_plans(
     return likely_plans(problem, point)
 
 
-def heaviest_plans(problem: Problem, point: MasterPoint) -> np.ndarray:
+def heaviest_plans(problem: Problem, point: MasterPoint[PlanColumns]) -> np.ndarray:
     """The plan of each device with the most weight, as a mask with one column per assignment: its heaviest."""
     planned = np.flatnonzero(supported_plans(problem, point)[0])
     assignments = _assignments(problem, point.columns.take(planned))
@@ -97,7 +97,7 @@ def heaviest_plans(problem: Problem, point: MasterPoint) -> np.ndarray:
     return mask
 
 
-def likely_plans(problem: Problem, point: MasterPoint) -> tuple[PlanColumns, FloatArray]:
+def likely_plans(problem: Problem, point: MasterPoint[PlanColumns]) -> tuple[PlanColumns, FloatArray]:
     """Columns of the plan of each device with the most weight, and their weights."""
     planned, _ = supported_plans(problem, point)
     return point.columns.take(planned), point.weights[planned]
@@ -187,4 +187,5 @@ def _spent(problem: Problem, state: State, prices: Prices) -> FloatArray:
     cost += prices.noise[s.task] * assignment_errors(problem, s, sums) - at_upload(prices.value, a, s.device, s.task, s.end) * sums.h
     if prices.staleness is not None:
         cost += prices.noise[s.task] * prices.staleness.per_h(s.device, s.task, s.start, s.end) * sums.h
-    return np.bincount(s.device, weights=cost, minlength=a.num_devices)
+    spent: np.ndarray = np.bincount(s.device, weights=cost, minlength=a.num_devices)
+    return spent

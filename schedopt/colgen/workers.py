@@ -172,7 +172,7 @@ class RayEngine:
             if not local:
                 _check_reachable(address)
             try:
-                ray.init(address=address, logging_level="ERROR", **local)
+                ray.init(address=address, logging_level="ERROR", **local)  # type: ignore[arg-type]  # names do too
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise SolverError(f"no Ray cluster at {address!r}: {str(error).splitlines()[0]}") from error
         self._actors: list[Any] = []

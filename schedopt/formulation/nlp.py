@@ -99,7 +99,8 @@ class Rows:
     def pull(self, v: FloatArray, multiplier: FloatArray) -> FloatArray:
         """Σ_r multiplier_r ∇f_r(v), shape (n,)."""
         entries, pattern = self._derivatives(v), self._pattern
-        return np.bincount(pattern.column, weights=entries * multiplier[pattern.row], minlength=self.linear.shape[1])
+        sums: np.ndarray = np.bincount(pattern.column, weights=entries * multiplier[pattern.row], minlength=self.linear.shape[1])
+        return sums
 
     def with_fixed(self, fixed: np.ndarray, values: FloatArray) -> Rows:
         """The same rows where variables in the mask ``fixed`` are known: their products become linear terms."""
@@ -216,7 +217,8 @@ def _pulled(data: FloatArray, rows: IntArray, columns: IntArray, multiplier: Flo
     """Multipliers times a Jacobian of such entries, row after row, shape (width,)."""
     order = np.argsort(rows, kind="stable")
     rows, columns = rows[order], columns[order]
-    return np.bincount(columns, weights=data[order] * multiplier[rows], minlength=width)
+    sums: np.ndarray = np.bincount(columns, weights=data[order] * multiplier[rows], minlength=width)
+    return sums
 
 
 @dataclass(frozen=True)

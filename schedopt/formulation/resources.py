@@ -332,7 +332,8 @@ def marginal_bandwidth_value(arrays: ProblemArrays, schedule: Schedule) -> Float
 
 def _device_energy(arrays: ProblemArrays, schedule: Schedule, work: _Work) -> FloatArray:
     """Energy of each device, shape (I,), in J."""
-    return np.bincount(schedule.device, weights=_energy_j(arrays, schedule, work), minlength=arrays.num_devices)
+    energy: np.ndarray = np.bincount(schedule.device, weights=_energy_j(arrays, schedule, work), minlength=arrays.num_devices)
+    return energy
 
 
 def _energy_j(arrays: ProblemArrays, schedule: Schedule, work: _Work) -> FloatArray:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -149,7 +150,7 @@ class Uploads:
     max_power_w: FloatArray
     band_hz: float
 
-    def take(self, index: object) -> Uploads:
+    def take(self, index: Any) -> Uploads:
         """The uploads at ``index``."""
         return Uploads(self.bits[index], self.noise_over_gain[index], self.max_power_w[index], self.band_hz)
 

@@ -58,8 +58,8 @@ def _presets(model: str, rows: Mapping[str, tuple[float, ...]]) -> dict[str, Pre
     for name, row in rows.items():
         samples, training_set = _SIZES[name]
         bits, cycles = _COSTS[model][name]
-        columns = dict(zip(fields, row, strict=True))
-        sizes = {"samples": samples, "training_set": training_set, "model_bits": 32.0 * bits, "cycles_per_sample": cycles}
+        columns: dict[str, Any] = dict(zip(fields, row, strict=True))
+        sizes: dict[str, Any] = {"samples": samples, "training_set": training_set, "model_bits": 32.0 * bits, "cycles_per_sample": cycles}
         presets[name] = Preset(model=model, **sizes, **columns)
     return presets
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ class Ledger:
     h: FloatArray
     error: FloatArray
 
-    def take(self, index: object) -> Ledger:
+    def take(self, index: Any) -> Ledger:
         """The entries at ``index``."""
         return Ledger(self.resource[index], self.energy[index], self.h[index], self.error[index])
 
@@ -162,5 +163,5 @@ def _window_participation(groups: ParticipationGroups, h: FloatArray, by_device:
     total, distance = after.sum(axis=0), participation_distance(after, weight, dissimilarity)
     square = np.divide(distance**2, total, out=np.zeros_like(total), where=total > 0)
     tasks = groups.arrays.num_tasks
-    more = np.bincount(row * tasks + task, weights=square - before, minlength=count * tasks)
+    more: np.ndarray = np.bincount(row * tasks + task, weights=square - before, minlength=count * tasks)
     return groups.factor * more.reshape(count, tasks)

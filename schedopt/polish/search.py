@@ -29,7 +29,7 @@ def polish(
     tolerance: float = 1e-7,
     joint: bool = False,
     seen: set[bytes] | None = None,
-    on_improvement: Callable[[State], None] | None = None,
+    on_improvement: Callable[[State], object] | None = None,
     on_move: Callable[[], None] | None = None,
 ) -> State:
     """Improve a schedule by local moves until a round finds none (relative ``tolerance``), or ``max_rounds``.

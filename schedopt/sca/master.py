@@ -13,6 +13,7 @@ By convexity of an assignment's resources, columns of one candidate may be mixed
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import cvxpy as cp
 import numpy as np
@@ -32,6 +33,8 @@ __all__ = ["MasterPoint", "MasterScale", "cover_rows", "solve_master", "solve_co
 _SLACK_PRICE = 1e3
 #: Prices of missing a point (H, N), as a multiple of the ratios' slopes: bounds the duals without binding near an optimum.
 _MISS_FACTOR = 3.0
+#: Columns of a list of candidates, or such as know their assignments.
+ColumnsT = TypeVar("ColumnsT", Columns, PlanColumns)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class MasterScale:
 
 
 @dataclass(frozen=True)
-class MasterPoint:
+class MasterPoint(Generic[ColumnsT]):
     """Solution of a master.
 
     ``columns`` that it was solved over and their ``weights`` x; ``h_device`` (I, J[, M]): Σ h by window where participation is judged
@@ -52,7 +55,7 @@ class MasterPoint:
     alone (``prices.value`` less what devices are paid or charged for being off their share of it).
     """
 
-    columns: Columns | PlanColumns
+    columns: ColumnsT
     weights: FloatArray
     h_device: FloatArray
     h: FloatArray
@@ -262,6 +265,7 @@ def solve_columns_master(
     if not solve_conic(task, backend) or program.x.value is None:
         return None
     if mode == "min_bound" and limit is not None:
+        assert problem.objective.total_energy_j is not None
         energy_price = scale.objective * max(float(limit.dual_value), 0.0) / problem.objective.total_energy_j
     prices, task_value = program.prices(energy_price)
     return _point(program, prices, task_value, float(task.value) * scale.objective)
@@ -292,6 +296,7 @@ def solve_point_master(
     if not solve_conic(task, backend) or program.x.value is None:
         return None
     if limit is not None:
+        assert problem.objective.total_energy_j is not None
         energy_price = scale * max(float(limit.dual_value), 0.0) / problem.objective.total_energy_j
     prices, task_value = program.prices(energy_price)
     return replace(_point(program, prices, task_value, float(task.value) * scale), columns=columns)
@@ -300,6 +305,7 @@ def solve_point_master(
 def _point(program: _Program, prices: Prices, task_value: FloatArray, value: float) -> MasterPoint:
     """Aggregates of the solution, recomputed from x so that they do not carry the solver's residuals."""
     a, columns = program.arrays, program.columns
+    assert program.x.value is not None and program.slack.value is not None
     x = np.maximum(program.x.value, 0.0)
     h_device = program.groups.sums(program.device, program.task, program.end, columns.h * x)
     h = program.groups.per_task(h_device.sum(axis=0))

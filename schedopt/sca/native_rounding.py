@@ -96,7 +96,7 @@ def round_native(native: NativeProblem, candidates: Candidates, v: FloatArray, r
     index = sorter[at]
     # flows may be longer than staleness allows, or too short to be carried out: those are dropped
     known = order[index] == codes
-    total = np.bincount(index[known], weights=weight[known], minlength=len(order))
+    total: np.ndarray = np.bincount(index[known], weights=weight[known], minlength=len(order))
     if rng is not None:
         total = total * rng.exponential(1.0, len(total))
     cost = np.where(total > 0, -total * (candidates.end - candidates.start), np.inf)

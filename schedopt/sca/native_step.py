@@ -294,7 +294,7 @@ class Subproblem:
         found = {name: np.zeros(len(getattr(p, name))) for name in Multipliers.__dataclass_fields__}
         found["convex_equalities"][self._equal] = take(len(self._equal))
         found["affine"][self._flat] = take(len(self._flat))
-        take(len(self._low) + len(self._high) + np.count_nonzero(self._one_sided))
+        take(len(self._low) + len(self._high) + int(np.count_nonzero(self._one_sided)))
         for group in self.penalised:
             found[group.name][group.index] = take(len(group)) - (take(len(group)) if group.equality else 0.0)
         quotient = take(3 * len(self._quotients)).reshape(-1, 3)

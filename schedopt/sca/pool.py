@@ -24,7 +24,7 @@ class ColumnPool:
     def __init__(self, columns: Columns) -> None:
         self.columns = columns.take(slice(0, 0))
         self.idle = np.zeros(0, dtype=int)
-        self._keys: set[tuple[float, ...]] = set()
+        self._keys: set[bytes] = set()
         self.add(columns)
 
     def __len__(self) -> int:

@@ -361,6 +361,7 @@ class SearchRun:
             vain += 1
             if vain > self.switches.patience or stop():
                 break
+            assert self.best is not None
             moved = kick(self.problem, candidates, self.best, self.merit, self.rng)
             if moved is None or not np.isfinite(self.merit(moved)):
                 continue

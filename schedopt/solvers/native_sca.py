@@ -297,6 +297,7 @@ class _Run:
     def _dived(self, loop: NativeLoop, best: State | None) -> State | None:
         """``best`` or, if better, what a dive from the relaxed point ends at."""
         s = self.switches
+        assert self.relaxed_multipliers is not None
         with self._timed("dive"):
             loop.return_to(self.relaxed, self.relaxed_multipliers)
             point = dive_native(self.native, self.candidates, loop, rounds=s.dive_rounds, iterations=s.dive_iterations)

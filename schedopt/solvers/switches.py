@@ -42,7 +42,7 @@ def _fields(kind: type) -> dict[str, dataclasses.Field[Any]]:
     return {field.name: field for field in dataclasses.fields(kind) if field.metadata.get("switch", True)}
 
 
-def _converted(solver: str, key: str, text: str, default: object) -> object:
+def _converted(solver: str, key: str, text: str, default: Any) -> object:
     """``text`` in the type of the default."""
     kind, wanted = type(default), {bool: "true or false", int: "a whole number", float: "a finite number"}
     try:

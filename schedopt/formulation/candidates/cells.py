@@ -105,7 +105,7 @@ def blocks_of(candidates: Candidates, first: IntArray, last: IntArray) -> Blocks
     per_local = local * LOCAL_NOISE_FACTOR * variance
     per_noise = weight**2 * variance
     drift = local * LOCAL_DRIFT_FACTOR * e_low**2 * a.dissimilarity[i, j] ** 2
-    work_low = e_low * a.min_batch[j]
+    work_low: np.ndarray = e_low * a.min_batch[j]
     fastest = a.cycles_per_sample[i, j] * work_low / a.freq_max_hz[i]
     low_s = candidates.uploads.take(row).shortest_s * (1.0 + MARGIN)
     high_s = np.minimum(a.slot_s * (1.0 - MARGIN), candidates.available_s[row] - fastest * (1.0 + MARGIN))

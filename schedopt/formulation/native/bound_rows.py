@@ -153,4 +153,4 @@ def _quotients(build: Build, affine: RowBuilder) -> QuotientRows:
         need = build.needed
         x, y, z = [*x, b["distance"][need]], [*y, b["h_total"][need]], [*z, b["participation"][need]]
         factor, names = [*factor, np.ones(len(need))], [*names, *(["participation"] * len(need))]
-    return QuotientRows(*(np.concatenate(part) for part in (x, y, z, factor)), names=tuple(names))
+    return QuotientRows(np.concatenate(x), np.concatenate(y), np.concatenate(z), np.concatenate(factor), tuple(names))
