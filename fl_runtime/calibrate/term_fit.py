@@ -47,7 +47,7 @@ __all__ = [
     "spread_out",
 ]
 
-#: Fewer runs than this say too little of seven multipliers.
+#: Fewer runs than this say too little.
 LEAST_SAMPLES = 8
 #: Multipliers of the starting scale, and of plain T_opt/H (T_loss, a constant as T_opt is, counts with it); shape (7,).
 START: FloatArray = np.array([OBJECTIVES["practical"]["term_scale"][term] for term in TERMS])
@@ -200,8 +200,7 @@ class _Runs:
 
     def agreement(self, guide: FloatArray) -> float:
         """Spearman's ρ of ``guide`` (n,) with the outcome, mean over tasks."""
-        mine = [self.task == task for task in np.unique(self.task)]
-        return float(np.mean([rank_correlation(guide[rows], self.outcome[rows]) for rows in mine]))
+        return float(self.agreements(guide[:, None])[0])
 
     def agreements(self, guides: FloatArray) -> FloatArray:
         """:meth:`agreement` of every column of ``guides`` (n, m), shape (m,)."""
