@@ -41,7 +41,8 @@ from schedopt.schedule import Schedule
 
 __all__ = ["main"]
 
-SOURCES = ("mnist", "fashion-mnist", "cifar-10")
+#: data sets where none are named
+DATA = ("mnist", "fashion-mnist")
 #: the short set: regimes and partition of softmax regression on the first data set, and random schedules of each
 SHORT = (4.0, 10.0), ("dirichlet:0.1",), 30
 
@@ -79,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _chosen(options: argparse.Namespace) -> list[Cell]:
     ratios, partitions, _ = SHORT if options.short else (RATIOS, PARTITIONS, 0)
-    data = options.data or (["mnist"] if options.short else list(SOURCES[:2]))
+    data = options.data or (["mnist"] if options.short else list(DATA))
     models = options.models or (["softmax"] if options.short else list(MODELS))
     return list(cells(data, models, options.ratios or list(ratios), options.partitions or list(partitions), options.drift, options.draw))
 

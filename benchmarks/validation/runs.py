@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -74,10 +75,10 @@ def lines_of(path: Path) -> Iterator[tuple[int, Any]]:
 def open_to_add(path: Path) -> TextIO:
     """A file of lines, made with its folder if there is none, to add to; a last line that was cut off is ended."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
     file = open(path, "a", encoding="utf-8")
-    if not whole:
-        file.write("\n")
+    with open(path, "rb") as last:
+        if last.seek(0, os.SEEK_END) and last.seek(-1, os.SEEK_END) >= 0 and last.read() != b"\n":
+            file.write("\n")
     return file
 
 

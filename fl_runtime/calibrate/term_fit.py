@@ -121,10 +121,15 @@ def guide_values(multipliers: FloatArray, terms: FloatArray, h_total: FloatArray
 
 def rank_correlation(guide: FloatArray, outcome: FloatArray) -> float:
     """Spearman's ρ; 0 where one of the two tells nothing apart. Outcomes that are not finite are the worst."""
-    ranks = [rankdata(np.where(np.isnan(values), np.inf, values)) for values in (guide, outcome)]
-    first, second = (rank - rank.mean() for rank in ranks)
-    scale = float(np.sqrt((first @ first) * (second @ second)))
-    return float(first @ second) / scale if scale > 0 else 0.0
+    return float(_rank_correlations(guide[:, None], outcome)[0])
+
+
+def _rank_correlations(guides: FloatArray, outcome: FloatArray) -> FloatArray:
+    """:func:`rank_correlation` of every column of ``guides`` (n, m), shape (m,)."""
+    first, second = (rankdata(np.where(np.isnan(values), np.inf, values), axis=0) for values in (guides, outcome))
+    first, second = first - first.mean(axis=0), second - second.mean()
+    scale = np.sqrt((first**2).sum(axis=0) * (second @ second))
+    return np.divide(second @ first, scale, out=np.zeros(len(scale)), where=scale > 0)
 
 
 def fit_terms(samples: Sequence[PilotSample], *, seed: int) -> TermFit:
@@ -136,13 +141,13 @@ def fit_terms(samples: Sequence[PilotSample], *, seed: int) -> TermFit:
     candidates, cost = _candidates(runs)
     guides = guide_values(candidates.T, runs.terms, runs.h_total[:, None])
     by_plain, by_start = (runs.agreement(guide_values(c, runs.terms, runs.h_total)) for c in (PLAIN, START))
-    best, spearman = _best(guides, cost, runs), runs.agreement(_unseen(guides, cost, runs, rng))
-    multipliers, chosen = candidates[best], "fit"
+    best, spearman = _best(runs.agreements(guides), cost), runs.agreement(_unseen(guides, cost, runs, rng))
     if best in (_START, _PLAIN) or spearman < max(by_plain, by_start):
-        multipliers, chosen, spearman = (START, "start", by_start) if by_start >= by_plain else (PLAIN, "plain", by_plain)
+        best, spearman = (_START, by_start) if by_start >= by_plain else (_PLAIN, by_plain)
+    multipliers, chosen = candidates[best].copy(), {_START: "start", _PLAIN: "plain"}.get(best, "fit")
     seen = runs.agreement(guide_values(multipliers, runs.terms, runs.h_total))
     seconds = float(sum(sample.seconds for sample in samples))
-    return TermFit(multipliers.copy(), chosen, spearman, by_plain, by_start, seen, len(samples), seconds)
+    return TermFit(multipliers, chosen, spearman, by_plain, by_start, seen, len(samples), seconds)
 
 
 def agreement(samples: Sequence[PilotSample], multipliers: FloatArray) -> float:
@@ -204,15 +209,8 @@ class _Runs:
 
     def agreements(self, guides: FloatArray) -> FloatArray:
         """:meth:`agreement` of every column of ``guides`` (n, m), shape (m,)."""
-        found = np.zeros(guides.shape[1])
-        tasks = np.unique(self.task)
-        for task in tasks:
-            mine = self.task == task
-            place, outcome = rankdata(guides[mine], axis=0), rankdata(self.outcome[mine])
-            place, outcome = place - place.mean(axis=0), outcome - outcome.mean()
-            scale = np.sqrt((place**2).sum(axis=0) * (outcome @ outcome))
-            found += np.divide(outcome @ place, scale, out=np.zeros(len(scale)), where=scale > 0) / len(tasks)
-        return found
+        mine = [self.task == task for task in np.unique(self.task)]
+        return np.mean([_rank_correlations(guides[rows], self.outcome[rows]) for rows in mine], axis=0)
 
     def places(self, guides: FloatArray) -> FloatArray:
         """Place of every run among those of its task by ``guides`` (n, m), 0 to 1: what different guides say becomes comparable."""
@@ -266,9 +264,9 @@ def _candidates(runs: _Runs) -> tuple[FloatArray, FloatArray]:
     return multipliers, cost
 
 
-def _best(guides: FloatArray, cost: FloatArray, runs: _Runs) -> int:
-    """The candidate that orders ``runs`` best after its cost; the first of equal ones."""
-    return int(np.argmax(np.round(runs.agreements(guides) - cost, 12)))
+def _best(agreements: FloatArray, cost: FloatArray) -> int:
+    """The candidate that orders runs best after its cost; the first of equal ones."""
+    return int(np.argmax(np.round(agreements - cost, 12)))
 
 
 def _unseen(guides: FloatArray, cost: FloatArray, runs: _Runs, rng: np.random.Generator) -> FloatArray:
@@ -280,5 +278,5 @@ def _unseen(guides: FloatArray, cost: FloatArray, runs: _Runs, rng: np.random.Ge
     places, found = runs.places(guides), np.empty(len(fold))
     for k in range(int(fold.max()) + 1):
         others = np.flatnonzero(fold != k)
-        found[fold == k] = places[fold == k, _best(guides[others], cost, runs.take(others))]
+        found[fold == k] = places[fold == k, _best(runs.take(others).agreements(guides[others]), cost)]
     return found

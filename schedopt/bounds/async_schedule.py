@@ -133,8 +133,8 @@ def raw_terms(problem: Problem, schedule: Schedule, sums: Aggregates) -> FloatAr
     beta_eta = a.smoothness[j] * a.learning_rate[j]
 
     def per_task(values: FloatArray) -> FloatArray:
-        sums: np.ndarray = np.bincount(j, weights=values, minlength=a.num_tasks)
-        return sums
+        total: np.ndarray = np.bincount(j, weights=values, minlength=a.num_tasks)
+        return total
 
     local = LOCAL_NOISE_FACTOR * steps * sums.sigma2 + LOCAL_DRIFT_FACTOR * steps**2 * delta**2
     terms = {
